@@ -1,0 +1,54 @@
+"""The exceptions that users see: each is one clear message and an exit code, never a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BnlabError(Exception):
+    """A failure that the user can act on; `cli.py` prints the message, exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(BnlabError):
+    """The command line or a configuration is wrong; the message lists every fault found."""
+
+    exit_code = 2
+
+
+class DataError(BnlabError):
+    """A data set is missing, truncated or unusable."""
+
+    exit_code = 2
+
+
+class RefusedError(BnlabError):
+    """The request is understood but would overwrite or mix up results."""
+
+    exit_code = 5
+
+
+class StopRequestedError(BnlabError):
+    """The run was asked to stop (a signal) and has written a checkpoint.
+
+    Args:
+        message: What was saved and how to go on.
+        exit_code: 75 for SIGTERM (preempted), 130 for Ctrl-C.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The tail of an unknown-name message: the nearest known name, if one is near, and all of them.
+
+    Args:
+        name: What the user wrote.
+        known: The names that would have been accepted.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (known: {', '.join(names)})"
