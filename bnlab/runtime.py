@@ -8,13 +8,16 @@ weights and see the same images in the same order.
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -173,6 +176,49 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+# -------------------------------------------------------------------------------------- signals
+
+_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
+@dataclass
+class StopRequest:
+    """Asked between steps whether a signal wants the run to end.
+
+    Attributes:
+        name: The signal that came, if any.
+        exit_code: What the process should then exit with; 0 while none came.
+    """
+
+    name: str = ""
+    exit_code: int = 0
+
+    def __call__(self) -> bool:
+        return self.exit_code != 0
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn SIGTERM and Ctrl-C into a wish to stop after the step; a second Ctrl-C is immediate."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may set handlers
+        return
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.name = signal.Signals(number).name
+        stop.exit_code = _EXIT_CODES[signal.Signals(number)]
+
+    before = {number: signal.signal(number, handle) for number in _EXIT_CODES}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # ----------------------------------------------------------------------------------- provenance

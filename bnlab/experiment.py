@@ -1,0 +1,397 @@
+"""One run, from its configuration to its summary, on one page."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bnlab.batches import Batches, data_order_hash, fit_normalize
+from bnlab.checkpoint import read_checkpoint, write_checkpoint
+from bnlab.config import Config, Vocabulary, arm_label, differences, resolved_hash
+from bnlab.datasets import DATASETS, Splits, load_splits
+from bnlab.errors import BnlabError, RefusedError, StopRequestedError
+from bnlab.model import build_model, check_batch, init_hash, norm_layers, parameter_count
+from bnlab.norms import NORMS, calibrate
+from bnlab.optim import build_optimizer
+from bnlab.probes import PROBES, run_probes
+from bnlab.probes.base import PROBE_IMAGES
+from bnlab.recorder import open_recorder
+from bnlab.rundir import RunDir, Status
+from bnlab.runtime import (
+    Precision,
+    StopRequest,
+    autocast,
+    environment,
+    git_state,
+    installed_packages,
+    numerics,
+    resolve_device,
+    resolve_precision,
+    stop_on_signal,
+)
+from bnlab.train import Outcome, Position, Task, fit
+
+VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
+"""The names that a configuration may use."""
+
+CHECKPOINT_SECONDS = 5.0
+"""Least time between two checkpoints while training goes on. An epoch may take a tenth of a second
+and a checkpoint as long; a kill costs at most this much work, plus an epoch."""
+
+CALIBRATION_IMAGES = 2048
+"""Training images on which `frozen_init` measures its statistics."""
+
+Resume = Literal["never", "auto", "must"]
+
+
+class Watcher:
+    """Told how a run goes; this one says nothing. Subclass to show progress."""
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Data is being read or drawn."""
+
+    def step(self, position: Position, steps: int) -> None:
+        """An optimizer step was taken; `steps` make an epoch. Called often: be quick."""
+
+    def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
+        """An epoch's record is on disk."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, as opposed to what: nothing here changes the result.
+
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        resume: `never` refuses an unfinished run; `auto` continues it; `must` demands one.
+        deterministic: Bit-identical repeats on a GPU too, at some cost.
+        arm: Name of the arm in the run directory; by default made from the norm.
+    """
+
+    device: str = "auto"
+    resume: Resume = "never"
+    deterministic: bool = False
+    arm: str | None = None
+
+
+def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
+    """`<runs_dir>/<name>/<arm>-<hash8>/s<seed>`."""
+    folder = f"{arm or arm_label(config)}-{config.hash[:8]}"
+    return runs_dir / config.name / folder / f"s{config.seed}"
+
+
+def run_experiment(
+    config: Config,
+    root: Path,
+    options: RunOptions | None = None,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """Train one configuration and leave its whole record in `root`.
+
+    Args:
+        config: What to train.
+        root: The run directory; see `run_path`.
+        options: How to run it.
+        watcher: Told how it goes.
+
+    Returns:
+        The content of summary.json: `status` is `done` or `diverged`.
+
+    Raises:
+        RefusedError: If the run exists, or a resume does not fit it.
+        StopRequestedError: On SIGTERM or Ctrl-C, with a checkpoint written.
+        BnlabError: On a mistake in data or configuration, or a disk that takes no more.
+    """
+    options, watcher = options or RunOptions(), watcher or Watcher()
+    device = resolve_device(options.device)
+    precision = resolve_precision(config.train.precision, device)
+    run_dir = RunDir(root)
+    with ExitStack() as stack:
+        _refuse_unless_allowed(run_dir, config, options.resume)
+        data = load_splits(config.dataset, watcher.loading)
+        check_batch(config.model, config.train.batch_size, len(data.train))
+
+        stack.enter_context(run_dir.lock())
+        _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
+        stack.enter_context(numerics(precision, deterministic=options.deterministic))
+        stop = stack.enter_context(stop_on_signal())
+        attempts = _attempts(run_dir)
+        task = build_task(config, data, device, precision)
+        run = {
+            **_provenance(config, task, data),
+            "arm": options.arm or arm_label(config),
+            "deterministic": options.deterministic,
+            "attempts": attempts,
+        }
+        _load_checkpoint(run_dir, task, run)
+        if not run_dir.started:
+            run_dir.create(config.to_yaml(), installed_packages(), git_state().diff)
+        _write_status(run_dir, run, "running")
+        try:
+            summary = _train(task, run_dir, run, stop, watcher)
+        except StopRequestedError:
+            _write_status(run_dir, run, "preempted")
+            raise
+        except BaseException as error:
+            _try_to_mark_failed(run_dir, run, error)
+            raise
+        run_dir.write_summary(summary)
+        _write_status(run_dir, run, summary["status"])
+        return summary
+
+
+def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
+    """Network, optimizer and device-resident data of a configuration, at the start of training."""
+    dataset, train = config.dataset, config.train
+    normalize = fit_normalize(dataset.normalize, data.train.images)
+    batches = Batches(
+        data.train,
+        normalize,
+        batch_size=train.batch_size,
+        device=device,
+        seed=config.seed,
+        flip=dataset.flip,
+        crop_padding=dataset.crop_padding,
+        shuffle=True,
+    )
+    held_out = {
+        name: Batches(
+            split,
+            normalize,
+            batch_size=train.eval_batch_size,
+            device=device,
+            seed=config.seed,
+            flip=dataset.flip and dataset.augment_test,
+            crop_padding=dataset.crop_padding if dataset.augment_test else 0,
+            shuffle=False,
+        )
+        for name, split in (("val", data.val), ("test", data.test))
+        if split is not None
+    }
+    model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
+    model.to(device=device, memory_format=torch.channels_last)
+    sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
+    calibrate(model, normalize.apply(sample.to(device)))
+    return Task(
+        config=config,
+        model=model,
+        optimizer=build_optimizer(model, config.optim),
+        train=batches,
+        held_out=held_out,
+        device=device,
+        precision=precision,
+        num_classes=len(data.classes),
+    )
+
+
+def spread(wanted: int, count: int) -> torch.Tensor:
+    """Up to `wanted` indices below `count`, evenly apart: data sets may be sorted by class."""
+    return torch.linspace(0, count - 1, min(wanted, count)).long()
+
+
+def _probe_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen = spread(PROBE_IMAGES, len(task.train.labels)).to(task.device)
+    return task.train.normalize.apply(task.train.images[chosen]), task.train.labels[chosen]
+
+
+def _train(
+    task: Task,
+    run_dir: RunDir,
+    run: dict[str, Any],
+    stop: StopRequest,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
+    started = saved = time.perf_counter()
+    images, labels = _probe_batch(task)
+    outcome: Outcome | None = None
+
+    def between_steps(position: Position) -> bool:
+        watcher.step(position, task.train.steps)
+        return stop()
+
+    with open_recorder(run_dir, task.config, epochs_done=task.position.epoch) as recorder:
+        for record, ending in fit(task, between_steps):
+            with autocast(task.precision, task.device):
+                probed = run_probes(task.config.probes, task.model, images, labels)
+            line = {**record, **probed}
+            recorder.write(line, norm_layers(task.model))
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                _save_checkpoint(run_dir, task, run)
+                saved = time.perf_counter()
+            watcher.epoch(task.config, line)
+            outcome = ending
+    run["wall_seconds"] = run.get("wall_seconds", 0.0) + time.perf_counter() - started
+    _save_checkpoint(run_dir, task, run)
+    if outcome is None:
+        raise StopRequestedError(
+            f"{run_dir.root}: stopped by {stop.name} in epoch {task.position.epoch + 1} of "
+            f"{task.config.train.epochs}; a checkpoint is written, go on with --resume auto",
+            exit_code=stop.exit_code,
+        )
+    return _summarize(task, run_dir, run, outcome)
+
+
+def _summarize(
+    task: Task, run_dir: RunDir, run: Mapping[str, Any], outcome: Status
+) -> dict[str, Any]:
+    records = run_dir.read_metrics()
+    last = records[-1]
+    scores = (
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        "val/accuracy",
+        "test/loss",
+        "test/accuracy",
+    )
+    return {
+        "status": outcome,
+        "run": str(run_dir.root),
+        "arm": run["arm"],
+        "seed": task.config.seed,
+        "config_hash": run["config_hash"],
+        "epochs": last["epoch"],
+        **{tag: last[tag] for tag in scores if tag in last},
+        "train_seconds": sum(record["seconds"] for record in records),
+        "wall_seconds": run["wall_seconds"],
+        "images_per_second": sum(r["images_per_second"] for r in records) / len(records),
+        "precision": run["precision"],
+        "device": run["device"],
+        "dataset": run["dataset"]["name"],
+        "note": run["dataset"]["note"],
+    }
+
+
+# ----------------------------------------------------------------------------- run directory
+
+
+def _refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> None:
+    if run_dir.finished:
+        raise RefusedError(
+            f"{run_dir.root}: this run is finished; use --if-exists skip to accept it, another "
+            "--seed or --name to train anew, or delete the folder"
+        )
+    if run_dir.started and resume == "never":
+        raise RefusedError(
+            f"{run_dir.root}: an unfinished run is here; --resume auto continues it, or use "
+            "another --name or delete the folder"
+        )
+    if run_dir.started:
+        _refuse_other_config(run_dir, config)
+    elif resume == "must":
+        raise RefusedError(_nothing_to_resume(run_dir, config))
+
+
+def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
+    stored = run_dir.read_config()
+    if resolved_hash(stored) != config.hash or stored.get("seed") != config.seed:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the configuration that the run was started with; "
+            f"these keys differ:\n{_differing_keys(stored, config)}"
+        )
+
+
+def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
+    """Say that no run is there, and what differs in unfinished runs of the same name and seed."""
+    message = f"{run_dir.root}: --resume must, but there is no run here"
+    for other in sorted(run_dir.root.parent.parent.glob(f"*/{run_dir.root.name}")):
+        if RunDir(other).started and not RunDir(other).finished:
+            stored = RunDir(other).read_config()
+            message += (
+                f"\n{other}: unfinished, of another configuration; these keys differ:\n"
+                f"{_differing_keys(stored, config)}"
+            )
+    return message
+
+
+def _differing_keys(stored: Mapping[str, Any], config: Config) -> str:
+    return "\n".join(
+        f"  {key}: {was} -> {now}" for key, was, now in differences(stored, config.resolved())
+    )
+
+
+def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
+    earlier: list[dict[str, str]] = []
+    if run_dir.run.exists():
+        earlier = list(run_dir.read_run().get("attempts", []))
+    return [*earlier, {"started": _now()}]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _provenance(config: Config, task: Task, data: Splits) -> dict[str, Any]:
+    git, dataset = git_state(), config.dataset
+    return {
+        "config_hash": config.hash,
+        "seeds": {"run": config.seed},
+        "init_hash": init_hash(task.model),
+        "data_order_hash": data_order_hash(config.seed, config.train.epochs, len(data.train)),
+        "parameters": parameter_count(task.model),
+        "dataset": {
+            "name": dataset.name,
+            "checksum": data.checksum,
+            "classes": list(data.classes),
+            "train_images": len(data.train),
+            "val_images": len(data.val) if data.val else 0,
+            "test_images": len(data.test),
+            "val_indices_hash": data.val_indices_hash,
+            "note": data.note,
+        },
+        "device": str(task.device),
+        "precision": task.precision,
+        "git": {"sha": git.sha, "dirty": git.dirty},
+        "environment": environment(task.device),
+    }
+
+
+def _write_status(run_dir: RunDir, run: Mapping[str, Any], status: Status) -> None:
+    run_dir.write_run({"status": status, "updated": _now(), **run})
+
+
+def _try_to_mark_failed(run_dir: RunDir, run: dict[str, Any], error: BaseException) -> None:
+    """Leave a word about the failure, if the disk still takes one; the failure itself goes on."""
+    run["error"] = f"{type(error).__name__}: {error}"
+    try:
+        _write_status(run_dir, run, "failed")
+    except BnlabError:
+        return
+
+
+# -------------------------------------------------------------------------------- checkpoints
+
+
+def _save_checkpoint(run_dir: RunDir, task: Task, run: Mapping[str, Any]) -> None:
+    state = {
+        "config_hash": run["config_hash"],
+        "precision": task.precision,
+        "model": task.model.state_dict(),
+        "optimizer": task.optimizer.state_dict(),
+        "position": asdict(task.position),
+        "wall_seconds": run.get("wall_seconds", 0.0),
+    }
+    write_checkpoint(run_dir, state)
+
+
+def _load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
+    """Put the task where the run's checkpoint stands; without one, it stays at the start."""
+    if not run_dir.checkpoint.exists():
+        return
+    state = read_checkpoint(run_dir)
+    if state["precision"] != task.precision:
+        raise RefusedError(
+            f"{run_dir.root}: was trained in {state['precision']}, this device would go on in "
+            f"{task.precision}; set train.precision or choose the --device it ran on"
+        )
+    task.model.load_state_dict(state["model"])
+    task.optimizer.load_state_dict(state["optimizer"])
+    for name, value in state["position"].items():
+        setattr(task.position, name, value)
+    run["wall_seconds"] = state["wall_seconds"]

@@ -1,0 +1,9 @@
+"""Measurements inside training, one file per family. A probe leaves no trace on the run.
+
+To add one: a file with a function registered in `PROBES`, and one import line here.
+"""
+
+from bnlab.probes import activations, gradients, weights  # noqa: F401 - importing registers them
+from bnlab.probes.base import PROBES, Probe, leave_no_trace, run_probes
+
+__all__ = ["PROBES", "Probe", "leave_no_trace", "run_probes"]

@@ -1,0 +1,230 @@
+"""Training: one epoch, one evaluation, and the loop over epochs.
+
+Inside an epoch nothing is read back from the device: losses, counts and gradient norms are summed
+there, and the one synchronization comes when the epoch's sums are read.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnlab.batches import Batches
+from bnlab.config import Config
+from bnlab.optim import lr_at
+from bnlab.runtime import Precision, autocast
+
+DIVERGED_SHARE_OF_CHANCE = 0.9
+"""A run whose final training loss is above this share of ln(classes), the loss of guessing, has
+learned nothing: it counts as diverged. Fixed before any run."""
+
+
+class Sums:
+    """Running sums over the images of an epoch, kept on the device.
+
+    Args:
+        model: Its convolution and linear layers are those whose gradient norms are averaged.
+        device: Where the sums live.
+    """
+
+    def __init__(self, model: nn.Sequential, device: torch.device) -> None:
+        self.layers = {
+            name: child
+            for name, child in model.named_children()
+            if isinstance(child, (nn.Conv2d, nn.Linear))
+        }
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.images = 0
+        self.steps = 0
+        self.grad_norms = torch.zeros(len(self.layers), device=device)
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch; `loss` is its mean over the images."""
+        self.loss += loss.detach() * len(labels)
+        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.images += len(labels)
+
+    def add_gradients(self) -> None:
+        """Add the norm of the loss's gradient in each layer's weight, weight decay not included."""
+        grads = [
+            layer.weight.grad for layer in self.layers.values() if layer.weight.grad is not None
+        ]
+        self.grad_norms += torch.stack(torch._foreach_norm(grads))  # noqa: SLF001 - one kernel
+        self.steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint inside an epoch."""
+        kept = ("loss", "correct", "images", "steps", "grad_norms")
+        return {name: getattr(self, name) for name in kept}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name, value in state.items():
+            there = getattr(self, name)
+            setattr(self, name, value.to(there.device) if isinstance(there, Tensor) else value)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a set of images was classified."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    accuracy: float
+    """Fraction in [0, 1]."""
+
+
+@dataclass
+class Position:
+    """Where training stands: with the states of model and optimizer, all that a resume needs."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Optimizer steps taken inside the current epoch."""
+    seconds: float = 0.0
+    """Training time spent inside the current epoch."""
+    sums: dict[str, Any] | None = None
+    """Sums of the current epoch so far."""
+
+
+BetweenSteps: TypeAlias = Callable[[Position], bool]
+"""Called after every optimizer step; true ends the epoch there."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a run trains with, ready on its device."""
+
+    config: Config
+    model: nn.Sequential
+    optimizer: torch.optim.Optimizer
+    train: Batches
+    held_out: Mapping[str, Batches]
+    """By split name: `val` where images are held out, and `test`."""
+    device: torch.device
+    precision: Precision
+    num_classes: int
+    position: Position = field(default_factory=Position)
+
+
+def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
+    """Take one optimizer step per batch, from where the epoch stands; sum over the images seen.
+
+    Ends early, leaving `task.position` inside the epoch, when `between_steps` says so.
+    """
+    position, optimizer = task.position, task.optimizer
+    sums = Sums(task.model, task.device)
+    if position.sums:
+        sums.load(position.sums)
+
+    task.model.train()
+    for images, labels in task.train.epoch(position.epoch, start_step=position.step):
+        set_lr(task)
+        with autocast(task.precision, task.device):
+            logits = task.model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        sums.add_gradients()
+        optimizer.step()
+
+        sums.add(loss, logits, labels)
+        position.step += 1
+        if between_steps(position):
+            break
+    position.sums = sums.state()
+    return sums
+
+
+def set_lr(task: Task) -> float:
+    """Set the scheduled learning rate of the coming step, and return it."""
+    config, position = task.config, task.position
+    steps = task.train.steps
+    done = position.epoch * steps + position.step
+    lr = lr_at(config.optim, done, steps, config.train.epochs)
+    for group in task.optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def evaluate(task: Task, batches: Batches) -> Score:
+    """Classify held-out images with the running statistics.
+
+    With `train.evaluate_in_train_mode` (document 001's missing `net.eval()`), normalizers use each
+    batch's own statistics and let them enter the running ones.
+    """
+    task.model.train(task.config.train.evaluate_in_train_mode)
+    sums = Sums(task.model, task.device)
+    with torch.no_grad():
+        for images, labels in batches.epoch(task.position.epoch):
+            with autocast(task.precision, task.device):
+                logits = task.model(images)
+            sums.add(F.cross_entropy(logits.float(), labels), logits, labels)
+    return _score(sums)
+
+
+def _score(sums: Sums) -> Score:
+    return Score(sums.loss.item() / sums.images, sums.correct.item() / sums.images)
+
+
+Outcome = Literal["done", "diverged"]
+
+
+def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any], Outcome | None]]:
+    """Train to the end, giving a metrics record after each epoch and, with the last, the outcome.
+
+    Ends without an outcome when `between_steps` asked for it; `task.position` says where it stands.
+    A record is given only for a whole epoch, and `task.position` already counts it.
+    """
+    config, position = task.config.train, task.position
+    while position.epoch < config.epochs:
+        lr, started = set_lr(task), time.perf_counter()
+        sums = train_epoch(task, between_steps)
+        train = _score(sums)  # the epoch's only synchronization with the device
+        position.seconds += time.perf_counter() - started
+        if position.step < task.train.steps:
+            return
+
+        broken = not math.isfinite(train.loss) or not parameters_are_finite(task.model)
+        last = broken or position.epoch + 1 == config.epochs
+        record = {
+            "epoch": position.epoch + 1,
+            "step": (position.epoch + 1) * task.train.steps,
+            "seconds": position.seconds,
+            "images_per_second": sums.images / position.seconds,
+            "optim/lr": lr,
+            "train/loss": train.loss,
+            "train/accuracy": train.accuracy,
+        }
+        for split, batches in task.held_out.items():
+            if last or split != "test" or _due(position.epoch + 1, config.test_every):
+                score = evaluate(task, batches)
+                record[f"{split}/loss"] = score.loss
+                record[f"{split}/accuracy"] = score.accuracy
+        for name, total in zip(sums.layers, sums.grad_norms.tolist(), strict=True):
+            record[f"probe/grad_norm/{name}"] = total / sums.steps
+
+        position.epoch, position.step = position.epoch + 1, 0
+        position.seconds, position.sums = 0.0, None
+        learned = train.loss <= DIVERGED_SHARE_OF_CHANCE * math.log(task.num_classes)
+        yield record, ("done" if learned and not broken else "diverged") if last else None
+        if last:
+            return
+
+
+def _due(epoch: int, every: int) -> bool:
+    return every > 0 and epoch % every == 0
+
+
+def parameters_are_finite(model: nn.Module) -> bool:
+    """Whether every parameter is a finite number; one synchronization."""
+    norms = torch._foreach_norm([p.detach() for p in model.parameters()])  # noqa: SLF001
+    return bool(torch.stack(norms).sum().isfinite())
