@@ -196,6 +196,7 @@ class StopRequest:
     exit_code: int = 0
 
     def __call__(self) -> bool:
+        """Whether the run should end."""
         return self.exit_code != 0
 
 

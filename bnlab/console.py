@@ -1,0 +1,148 @@
+"""What a person sees while a run goes, on stderr: a live bar on a terminal, else plain lines."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bnlab.config import Config, arm_label
+from bnlab.experiment import Watcher
+from bnlab.train import Position
+
+STEP_REFRESH_SECONDS = 0.2
+LOADING_SECONDS = 2.0
+"""Without a terminal, loading says a line only this often."""
+
+
+def stderr_console() -> Console:
+    """Rich on stderr; honors NO_COLOR and never animates when not on a terminal."""
+    return Console(stderr=True, highlight=False)
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in one line: losses, accuracies in percent, speed."""
+    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
+    for split in ("train", "val", "test"):
+        loss, accuracy = record.get(f"{split}/loss"), record.get(f"{split}/accuracy")
+        if loss is not None and accuracy is not None:
+            parts.append(f"{split} loss {loss:.4f} acc {100 * accuracy:5.2f} %")
+    parts.append(f"lr {record['optim/lr']:.3g}")
+    parts.append(f"{record['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+class PlainWatcher(Watcher):
+    """One line an epoch, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._seconds: list[float] = []
+        self._said = 0.0
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Say how far loading is, now and then."""
+        if time.monotonic() - self._said > LOADING_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(f"{what}: {done:,} of {total:,}", markup=False, soft_wrap=True)
+
+    def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
+        """Say how the epoch went."""
+        epochs = config.train.epochs
+        self._seconds.append(record["seconds"])
+        left = (epochs - record["epoch"]) * sum(self._seconds) / len(self._seconds)
+        line = f"{epoch_line(record, epochs)}  {_duration(left)} left"
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class LiveWatcher(Watcher):
+    """A bar that moves with the steps, and above it a line for each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._loading: TaskID | None = None
+        self._config: Config | None = None
+        self._refreshed = 0.0
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Move the loading bar."""
+        if self._loading is None:
+            self._loading = self._progress.add_task(escape(what), total=total, detail="")
+        self._progress.update(
+            self._loading, completed=done, total=total, detail=f"{done:,}/{total:,}"
+        )
+        if done >= total:
+            self._progress.remove_task(self._loading)
+            self._loading = None
+
+    def starting(self, config: Config) -> None:
+        """Know the length of the run that is about to start."""
+        self._config = config
+
+    def step(self, position: Position, steps: int) -> None:
+        """Move the bar, at most a few times a second."""
+        now = time.monotonic()
+        if self._config is None or now - self._refreshed < STEP_REFRESH_SECONDS:
+            return
+        self._refreshed = now
+        total = steps * self._config.train.epochs
+        if self._task is None:
+            label = escape(f"{arm_label(self._config)} seed {self._config.seed}")
+            self._task = self._progress.add_task(label, total=total, detail="")
+        done = position.epoch * steps + position.step
+        epoch = f"epoch {position.epoch + 1}/{self._config.train.epochs}"
+        self._progress.update(
+            self._task, completed=done, detail=f"{epoch} step {position.step}/{steps}"
+        )
+
+    def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
+        """Print the epoch's line above the bar."""
+        self._progress.console.print(epoch_line(record, config.train.epochs), markup=False)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the bar while the context lasts."""
+        with self._progress:
+            yield
+
+
+@contextmanager
+def loading_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What to tell about reading data outside a run."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield PlainWatcher(console).loading
+        return
+    watcher = LiveWatcher(console)
+    with watcher.live():
+        yield watcher.loading
+
+
+@contextmanager
+def watching(config: Config) -> Iterator[Watcher]:
+    """A watcher that suits where stderr goes."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield PlainWatcher(console)
+        return
+    watcher = LiveWatcher(console)
+    watcher.starting(config)
+    with watcher.live():
+        yield watcher
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,234 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnlab.config import (
+    ABSENT,
+    Config,
+    arm_label,
+    build_config,
+    differences,
+    flatten,
+    load_config,
+    parse_yaml,
+)
+from bnlab.errors import ConfigError
+from bnlab.registry import Registry
+
+NORMS: Registry[str] = Registry("norm")
+NORMS.register("none")("")
+NORMS.register("batch", reads=("placement", "conv", "fc", "momentum", "eps", "affine"))("")
+NORMS.register("group", reads=("placement", "conv", "fc", "groups", "eps", "affine"))("")
+DATASETS: Registry[str] = Registry("dataset")
+DATASETS.register("cifar10", reads=("root",))("")
+DATASETS.register("synthetic")("")
+VOCABULARY = {"model.norm.name": NORMS, "dataset.name": DATASETS}
+
+
+def make(*overrides: str, files: tuple[Path, ...] = (), **flags: Any) -> Config:
+    return load_config(files, overrides, vocabulary=VOCABULARY, flags=flags)
+
+
+def fault(*overrides: str, files: tuple[Path, ...] = ()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make(*overrides, files=files)
+    return str(caught.value)
+
+
+def write(folder: Path, text: str, name: str = "x.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_later_places_win_defaults_then_files_then_set_then_flags(tmp_path: Path) -> None:
+    one = write(
+        tmp_path, "seed: 1\noptim: {lr: 1, weight_decay: 1}\ntrain: {epochs: 1}\n", "1.yaml"
+    )
+    two = write(tmp_path, "seed: 2\noptim: {lr: 2, weight_decay: 2}\n", "2.yaml")
+    config = make("optim.lr=3", "seed=3", files=(one, two), seed=4)
+    assert (config.seed, config.optim.lr) == (4, 3.0)
+    assert (config.optim.weight_decay, config.train.epochs) == (2.0, 1)
+    assert config.optim.momentum == 0.9
+
+
+def test_a_number_in_the_form_1e_3_is_a_number(tmp_path: Path) -> None:
+    config = make("optim.weight_decay=5E-4", files=(write(tmp_path, "optim: {lr: 1e-3}"),))
+    assert (config.optim.lr, config.optim.weight_decay) == (1e-3, 5e-4)
+
+
+def test_every_fault_of_a_file_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
+    text = (
+        "name: x\ntrain:\n  epochs: many\n  leraning_rate: 0.1\n"
+        "model:\n  norm:\n    name: bacth\noptim: {lr: -1}\n"
+    )
+    path = write(tmp_path, text)
+    lines = fault(files=(path,)).splitlines()
+    assert len(lines) == 4
+    assert f'{path}:3: train.epochs: expected a whole number, got "many"' in lines
+    assert any(line.startswith(f"{path}:4: train.leraning_rate: unknown key") for line in lines)
+    assert any(
+        line.startswith(f"{path}:7: model.norm.name: unknown norm 'bacth'; did you mean 'batch'?")
+        for line in lines
+    )
+    assert any(line.startswith(f"{path}:8: optim.lr:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("optim.momentun=0.9", "did you mean 'momentum'"),
+        ("train.lr=0.1", "did you mean 'optim.lr'"),
+        ("optim.schedule=cosin", "did you mean 'cosine'"),
+        ("dataset.name=cifar", "did you mean 'cifar10'"),
+        ("modle.dropout=0.1", "did you mean 'model'"),
+    ],
+)
+def test_an_unknown_key_or_name_gets_the_nearest_known_one(override: str, hint: str) -> None:
+    assert hint in fault(override)
+    assert f"--set {override}" in fault(override)
+
+
+@pytest.mark.parametrize("word", ["off", "no", "false", "on"])
+def test_a_boolean_where_a_norm_name_belongs_is_told_what_to_write(word: str) -> None:
+    assert "`none` switches normalization off" in fault(f"model.norm={word}")
+    assert "`none` switches normalization off" in fault(f"model.norm.name={word}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=true",
+        "train.epochs=0",
+        "train.epochs=1.5",
+        "optim.lr=.nan",
+        "optim.lr=.inf",
+        "dataset.flip=1",
+        "model.widths=[]",
+        "model.widths=[16, 0]",
+        "model.widths=16",
+        "model.dropout=1",
+        "model.norm=[batch]",
+        "model=3",
+        "name='a b'",
+        "optim.betas=[0.9]",
+        "x",
+        "=1",
+        "a..b=1",
+        "optim.lr=[",
+    ],
+)
+def test_a_value_of_the_wrong_type_or_out_of_range_is_an_error(override: str) -> None:
+    assert override.split("=", maxsplit=1)[0] in fault(override)
+
+
+def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "optim:\n  lr: 1\n  lr: 2\n")
+    assert f"{path}:3: optim.lr: given twice" in fault(files=(path,))
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "just words", "a:\n\t- b"])
+def test_a_file_that_is_not_a_mapping_is_an_error_with_its_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    assert fault(files=(path,)).startswith(f"{path}:")
+
+
+def test_missing_and_binary_files_are_errors(tmp_path: Path) -> None:
+    assert "no such configuration file" in fault(files=(tmp_path / "absent.yaml",))
+    binary = tmp_path / "b.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in fault(files=(binary,))
+    assert "cannot be read" in fault(files=(tmp_path,))
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    assert make(files=(write(tmp_path, "# nothing\n"),)) == make()
+
+
+def test_norm_none_is_short_for_a_mapping_in_files_and_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {norm: none}")
+    assert make(files=(path,)) == make("model.norm=none") == make("model.norm.name=none")
+    assert make(files=(path,)).model.norm.name == "none"
+
+
+def test_switching_the_norm_off_drops_the_fields_that_then_mean_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {norm: {name: batch, placement: after_pool, momentum: 0.3}}")
+    config = make("model.norm.name=none", files=(path,))
+    assert config.resolved()["model"]["norm"].keys() >= {"name"}
+    assert not {"placement", "momentum", "eps"} & config.resolved()["model"]["norm"].keys()
+    assert config.hash == make("model.norm=none").hash
+
+
+@pytest.mark.parametrize(
+    ("idle", "context"),
+    [
+        ("optim.momentum=0.5", ["optim.name=adam"]),
+        ("optim.betas=[0.5, 0.9]", []),
+        ("optim.milestones=[0.1]", ["optim.schedule=cosine"]),
+        ("model.norm.groups=4", []),
+        ("model.norm.momentum=0.4", ["model.norm.name=group"]),
+        ("dataset.root=elsewhere", ["dataset.name=synthetic"]),
+        ("seed=7", []),
+        ("name=other", []),
+        ("dataset.root=elsewhere", []),
+    ],
+)
+def test_what_does_not_change_the_experiment_does_not_change_the_hash(
+    idle: str, context: list[str]
+) -> None:
+    assert make(*context, idle).hash == make(*context).hash
+
+
+@pytest.mark.parametrize("real", ["optim.lr=0.2", "model.norm.momentum=0.4", "dataset.val_size=5"])
+def test_what_changes_the_experiment_changes_the_hash(real: str) -> None:
+    assert make(real).hash != make().hash
+
+
+settings_of_a_run = st.fixed_dictionaries(
+    {
+        "optim.lr": st.floats(1e-8, 1e3, allow_nan=False),
+        "optim.name": st.sampled_from(["sgd", "adam"]),
+        "optim.schedule": st.sampled_from(["constant", "linear", "cosine", "step"]),
+        "model.widths": st.lists(st.integers(1, 512), min_size=1, max_size=5),
+        "model.norm.name": st.sampled_from(["none", "batch", "group"]),
+        "model.norm.placement": st.sampled_from(["before_activation", "both"]),
+        "model.norm.eps": st.floats(1e-12, 1.0),
+        "dataset.train_size": st.none() | st.integers(1, 50_000),
+        "train.precision": st.sampled_from(["auto", "fp32"]),
+    }
+)
+
+
+@given(settings_of_a_run)
+@settings(deadline=None, max_examples=40, derandomize=True)
+def test_the_resolved_yaml_loads_back_to_an_equal_configuration(values: dict[str, Any]) -> None:
+    overrides = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+    config = make(*overrides)
+    loaded = build_config([parse_yaml(config.to_yaml(), "resolved.yaml")], VOCABULARY)
+    assert loaded == config
+    assert (loaded.hash, loaded.resolved()) == (config.hash, config.resolved())
+
+
+def test_differences_name_the_keys_and_both_values() -> None:
+    found = differences(make().resolved(), make("model.norm=none", "optim.lr=1").resolved())
+    assert ("optim.lr", 0.1, 1.0) in found
+    assert ("model.norm.name", "batch", "none") in found
+    assert ("model.norm.placement", "before_activation", ABSENT) in found
+    assert differences(make().resolved(), make().resolved()) == []
+
+
+def test_flatten_joins_keys_with_dots_and_keeps_lists() -> None:
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}]}) == {"a.b.c": 1, "d": [1, {"e": 2}]}
+
+
+def test_an_arm_is_labeled_by_its_norm_and_placement() -> None:
+    assert arm_label(make("model.norm=none")) == "none"
+    assert arm_label(make("model.norm.placement=both")) == "batch-both"
+
+
+def test_a_configuration_cannot_be_changed_after_loading() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        make().seed = 3  # type: ignore[misc]
