@@ -658,7 +658,7 @@ def fisher_exact_p(
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
-    """P(A > B) over pairs, a tie counting half (Bouthillier et al. 2021, section 4).
+    """P(A > B) over pairs, a tie counting half (Bouthillier et al. 2021).
 
     The paper asks for a lower limit above .5 (significant) and an upper one above .75
     (meaningful). The number of wins being binomial, the interval is Wilson's in place of the

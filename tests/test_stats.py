@@ -552,6 +552,8 @@ def test_tost_is_two_one_sided_t_tests() -> None:
     theirs = stats.ttest_ind(SLEEP_2, above, equal_var=False, alternative="less")
     assert welch.p == pytest.approx(theirs.pvalue)
     assert not welch.equivalent
+    with pytest.raises(ValueError, match=r"alpha must lie between 0 and \.5"):
+        paired_tost(SLEEP_2, SLEEP_1, margin, alpha=0.5)
 
 
 @laws
@@ -751,6 +753,7 @@ def test_correlation_is_one_with_itself_and_undefined_with_a_constant_arm() -> N
     assert same is not None
     assert same.high == pytest.approx(1)
     assert paired_correlation(SLEEP_1, [0.1] * 10) is None
+    assert paired_correlation([1, 2, 3, 4], [0, 0, 0, 1e-300]) is None
     with pytest.raises(ValueError, match="at least 4"):
         paired_correlation([1, 2, 3], [3, 2, 1])
 
