@@ -204,9 +204,9 @@ def data(
             fetch_cifar10(root, progress)
     status = cifar10_status(root)
     if as_json:
-        _print_json({"root": str(root), "cifar10": status.state, "detail": status.detail})
+        _print_json({"root": str(root), "cifar10": status.state, "message": status.message})
     else:
-        typer.echo(f"cifar10: {status.state}: {status.detail}")
+        typer.echo(f"cifar10: {status.state}: {status.message}")
 
 
 @app.command()

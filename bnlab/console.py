@@ -47,7 +47,8 @@ class PlainWatcher(Watcher):
         """Say how far loading is, now and then."""
         if time.monotonic() - self._said > LOADING_SECONDS:
             self._said = time.monotonic()
-            self._console.print(f"{what}: {done:,} of {total:,}", markup=False, soft_wrap=True)
+            end = f" of {total:,}" if total else ""
+            self._console.print(f"{what}: {done:,}{end}", markup=False, soft_wrap=True)
 
     def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
         """Say how the epoch went."""
@@ -78,11 +79,15 @@ class LiveWatcher(Watcher):
     def loading(self, what: str, done: int, total: int) -> None:
         """Move the loading bar."""
         if self._loading is None:
-            self._loading = self._progress.add_task(escape(what), total=total, detail="")
+            self._loading = self._progress.add_task("", total=None, detail="")
         self._progress.update(
-            self._loading, completed=done, total=total, detail=f"{done:,}/{total:,}"
+            self._loading,
+            description=escape(what),
+            completed=done,
+            total=total or None,  # rich pulses where the end is not known
+            detail=f"{done:,}/{total:,}" if total else f"{done:,}",
         )
-        if done >= total:
+        if total and done >= total:
             self._progress.remove_task(self._loading)
             self._loading = None
 

@@ -145,6 +145,17 @@ def run_experiment(
         return summary
 
 
+def check_config(config: Config) -> None:
+    """Find what can be found wrong without reading data.
+
+    Raises:
+        ConfigError: If the network cannot be built, or cannot be trained in batches of that size.
+    """
+    build_model(config.model, seed=config.seed)
+    images = config.dataset.train_size or config.train.batch_size
+    check_batch(config.model, config.train.batch_size, images)
+
+
 def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
     """Network, optimizer and device-resident data of a configuration, at the start of training."""
     dataset, train = config.dataset, config.train
@@ -174,7 +185,7 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         if split is not None
     }
     model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
     calibrate(model, normalize.apply(sample.to(device)))
     return Task(
