@@ -246,7 +246,7 @@ def init_hash(model: nn.Module) -> str:
     }
     for name, parameter in sorted(parameters.items()):
         digest.update(f"{name}\0".encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

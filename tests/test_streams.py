@@ -1,5 +1,7 @@
 """Arms of one seed share weights, bit for bit: what makes them comparable in pairs."""
 
+import hashlib
+import struct
 from itertools import combinations, product
 
 import pytest
@@ -54,6 +56,27 @@ def test_no_two_parameters_share_a_stream() -> None:
         assert not torch.equal(one, other)
 
 
+def test_the_hash_is_sha256_over_sorted_names_and_little_endian_values() -> None:
+    model = build_model(
+        ModelConfig(widths=(1,), hidden=(), norm=NormConfig(name="none")),
+        in_shape=(1, 2, 2),
+        num_classes=1,
+        seed=0,
+    )
+    with torch.no_grad():
+        for value, parameter in enumerate(model.parameters()):
+            parameter.fill_(value)  # conv1.weight, conv1.bias, classifier.weight, classifier.bias
+    digest = hashlib.sha256()
+    for name, values in (
+        ("classifier.bias", [3.0]),
+        ("classifier.weight", [2.0]),
+        ("conv1.bias", [1.0]),
+        ("conv1.weight", [0.0] * 9),
+    ):
+        digest.update(name.encode() + b"\0" + struct.pack(f"<{len(values)}f", *values))
+    assert init_hash(model) == digest.hexdigest()
+
+
 def test_the_hash_sees_a_single_changed_bit_of_a_shared_weight() -> None:
     model = build("batch")
     before = init_hash(model)
@@ -89,6 +112,21 @@ def test_a_norm_does_not_shift_what_dropout_draws() -> None:
     masks = [build(norm).get_submodule("fc1_dropout")(torch.ones(4, 8)) for norm in NORMS]
     for mask in masks:
         assert torch.equal(mask, masks[0])
+
+
+def test_noise_has_a_stream_per_layer_and_seed() -> None:
+    config = ModelConfig(widths=(4, 4), hidden=(), norm=NormConfig(name="noisy_batch"))
+    features = torch.randn(6, 4, 8, 8)
+
+    def noisy(layer: str, seed: int) -> Tensor:
+        model = build_model(config, in_shape=(3, 8, 8), seed=seed)
+        outcome: Tensor = model.get_submodule(layer)(features)
+        return outcome
+
+    first = noisy("conv1_norm", 0)
+    assert torch.equal(first, noisy("conv1_norm", 0))
+    assert not torch.equal(first, noisy("conv2_norm", 0))
+    assert not torch.equal(first, noisy("conv1_norm", 1))
 
 
 # The shortcut in common use: no bias where a norm follows, torch's own initialization, and one
