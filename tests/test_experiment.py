@@ -71,7 +71,6 @@ def test_a_run_leaves_every_file_that_the_readme_names(
         assert (root / name).stat().st_size > 0
     assert any((root / "tensorboard").iterdir())
     assert (root / "checkpoints" / "last.pt").exists()
-    assert summary["status"] == "done"
     assert not [path for path in root.rglob("*") if path.name.startswith(".")]
 
     record = load_record(root)
@@ -83,7 +82,7 @@ def test_a_run_leaves_every_file_that_the_readme_names(
     for key in ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "optim/lr"):
         assert isinstance(record.metrics[0][key], float)
     run = record.run
-    assert run["status"] == "done"
+    assert run["status"] == summary["status"]
     assert run["dataset"]["train_images"] == 160
     assert "not CIFAR-10" in run["dataset"]["note"]
     assert run["precision"] == "fp32"
@@ -174,6 +173,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_a_complete_diverged_record(
     last = RunDir(root).read_metrics()[-1]
     assert last["train/loss"] is None
     assert isinstance(last["test/accuracy"], float)
+
+
+def test_a_run_that_learns_is_done(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    learns = ("dataset.train_size=800", "train.batch_size=16", "train.epochs=3", "optim.lr=0.03")
+    config = tiny_config(*learns)
+    summary = run_experiment(config, run_path(tmp_path, config))
+    assert summary["status"] == "done"
+    assert summary["train/loss"] < 0.9 * math.log(10)
 
 
 def test_a_run_that_learns_nothing_counts_as_diverged(
