@@ -41,7 +41,7 @@ class PlainWatcher(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._seconds: list[float] = []
-        self._said = 0.0
+        self._said = time.monotonic()
 
     def loading(self, what: str, done: int, total: int) -> None:
         """Say how far loading is, now and then."""

@@ -291,7 +291,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_config: MakeCo
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     for resume in ("never", "auto", "must"):
         with pytest.raises(RefusedError, match="finished"):
-            run_experiment(tiny_config(), root, RunOptions(resume=resume))  # type: ignore[arg-type]
+            run_experiment(tiny_config(), root, RunOptions(resume=resume))
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
@@ -320,9 +320,7 @@ def test_resuming_with_another_configuration_names_the_keys_that_differ(
 
 def test_resume_must_demands_a_run(tmp_path: Path, tiny_config: MakeConfig) -> None:
     with pytest.raises(RefusedError, match="no run here"):
-        run_experiment(
-            tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(resume="must")
-        )
+        run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(resume="must"))
     assert not any(tmp_path.rglob("run.json"))
 
 
@@ -368,9 +366,7 @@ def test_cuda_without_a_cuda_device_is_refused(tmp_path: Path, tiny_config: Make
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(ConfigError, match="no CUDA device"):
-        run_experiment(
-            tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(device="cuda")
-        )
+        run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(device="cuda"))
 
 
 def test_a_failure_is_marked_in_the_record_and_can_be_resumed(
