@@ -131,10 +131,11 @@ def train(
 
 
 def _result_line(summary: Mapping[str, Any]) -> str:
-    accuracy = summary["test/accuracy"]
+    split = next(s for s in ("test", "val", "train") if f"{s}/accuracy" in summary)
+    accuracy = summary[f"{split}/accuracy"]
     return (
         f"{summary['status']}: {summary['arm']}, seed {summary['seed']}, "
-        f"{summary['epochs']} epochs, test accuracy {100 * accuracy:.2f} %, "
+        f"{summary['epochs']} epochs, {split} accuracy {100 * accuracy:.2f} %, "
         f"{summary['train_seconds']:.1f} s of training in {summary['precision']} "
         f"on {summary['device']} ({summary['note']})"
     )
