@@ -37,6 +37,7 @@ def run_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     # A key that some runs lack (they have no norm, so no placement) tells apart only the others.
     found = {key: {repr(values[key]) for values in flat.values() if key in values} for key in keys}
     varying = [key for key in keys if key not in ignored and len(found[key]) > 1]
+    varying.sort(key=lambda key: key == "seed")  # last; all others as they stand in the schema
     names = {
         run: ", ".join(f"{_short(key)}={values[key]}" for key in varying if key in values)
         for run, values in flat.items()

@@ -51,7 +51,7 @@ def test_links_follow_the_runs_that_are_there(tmp_path: Path) -> None:
     assert (links / "seed=1").resolve() == tmp_path / "runs" / "a" / "s1" / "tensorboard"
     run(tmp_path / "runs" / "b" / "s0", norm="batch")
     names = link_runs([tmp_path / "runs"], links)
-    assert names == ["seed=0, norm=batch", "seed=0, norm=none", "seed=1, norm=none"]
+    assert names == ["norm=batch, seed=0", "norm=none, seed=0", "norm=none, seed=1"]
     assert sorted(path.name for path in links.iterdir()) == names
 
 
