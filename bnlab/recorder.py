@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from bnlab.config import Config, flatten
-from bnlab.rundir import RunDir
+from bnlab.rundir import RunDir, storage
 
 HISTOGRAM_VALUES = 4096
 """Values per histogram; larger tensors are thinned evenly (a million would cost 70 ms)."""
@@ -31,6 +31,10 @@ class Recorder:
             norms: The normalizers by name, whose gamma and beta are drawn as histograms.
         """
         self._run_dir.append_metrics(record)
+        with storage(self._run_dir.tensorboard):
+            self._draw(record, norms)
+
+    def _draw(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         epoch = record["epoch"]
         for tag, value in record.items():
             if tag not in {"epoch", "step"}:
