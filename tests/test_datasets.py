@@ -329,6 +329,11 @@ def test_a_synthetic_image_does_not_depend_on_how_many_are_drawn() -> None:
     assert torch.equal(few.test.images, many.test.images[:10])
 
 
+def test_synthetic_images_are_the_same_on_every_machine_and_in_every_release() -> None:
+    checksum = synthetic(train_size=20, test_size=10).checksum
+    assert checksum == "bac958a4ae5e24ada2896f35c724599bf13320f91e14271dd05a0d448957a8c0"
+
+
 def test_synthetic_training_and_test_images_differ() -> None:
     data = synthetic(train_size=20, test_size=20)
     assert not torch.equal(data.train.images, data.test.images)
