@@ -34,7 +34,7 @@ from bnlab.runtime import (
     resolve_precision,
     stop_on_signal,
 )
-from bnlab.train import Outcome, Position, Task, fit
+from bnlab.train import Outcome, Position, Task, fit, weighted_layers
 
 VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
 """The names that a configuration may use."""
@@ -226,7 +226,9 @@ def _train(
         watcher.step(position, task.train.steps)
         return stop()
 
-    with open_recorder(run_dir, task.config, epochs_done=task.position.epoch) as recorder:
+    with open_recorder(
+        run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
+    ) as recorder:
         for record, ending in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 probed = run_probes(task.config.probes, task.model, images, labels)

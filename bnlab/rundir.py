@@ -93,7 +93,7 @@ class RunDir:
         Raises:
             StorageError: If the folder cannot be written.
         """
-        with _storage(self.root):
+        with storage(self.root):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.root / "env.txt", packages)
         if git_diff:
@@ -112,7 +112,7 @@ class RunDir:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl and have it on the disk before returning."""
-        with _storage(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+        with storage(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(_to_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -125,7 +125,7 @@ class RunDir:
 
     def write_checkpoint(self, data: bytes) -> None:
         """Replace the checkpoint; a crash at any moment leaves the old or the new one whole."""
-        with _storage(self.checkpoint):
+        with storage(self.checkpoint):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.checkpoint, data + hashlib.sha256(data).digest())
 
@@ -155,7 +155,7 @@ class RunDir:
             LockedError: If another living process holds it.
             StorageError: If the folder cannot be made.
         """
-        with _storage(self.root):
+        with storage(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.root, os.O_RDONLY)
         try:
@@ -350,7 +350,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         StorageError: If the disk is full or read-only; the old file is untouched.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with _storage(path):
+    with storage(path):
         try:
             with beside.open("wb") as file:
                 file.write(data)
@@ -362,27 +362,29 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
+_FREE_SPACE = "free some space, then go on with --resume auto"
+_ELSEWHERE = "choose a folder that can be written with --runs-dir"
 _ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "raise the file size limit",
-    errno.EROFS: "choose a folder that can be written with --runs-dir",
-    errno.EACCES: "choose a folder that can be written with --runs-dir",
-    errno.EPERM: "choose a folder that can be written with --runs-dir",
-    errno.ENOTDIR: "choose another folder with --runs-dir",
-    errno.EEXIST: "choose another folder with --runs-dir",
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "raise the file size limit, then go on with --resume auto",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.EEXIST: _ELSEWHERE,
 }
 
 
 @contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a StorageError that says what to do."""
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "nothing that was written before is lost")
+        advice = _ADVICE.get(error.errno or 0, "what was written before is whole")
         raise StorageError(
-            f"{path}: cannot be written: {error.strerror or error}; {advice}, then go on with "
-            "--resume auto"
+            f"{path}: cannot be written: {error.strerror or error}; {advice}"
         ) from None
 
 

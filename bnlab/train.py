@@ -24,6 +24,15 @@ DIVERGED_SHARE_OF_CHANCE = 0.9
 learned nothing: it counts as diverged. Fixed before any run."""
 
 
+def weighted_layers(model: nn.Sequential) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers by name, in data-flow order."""
+    return {
+        name: child
+        for name, child in model.named_children()
+        if isinstance(child, (nn.Conv2d, nn.Linear))
+    }
+
+
 class Sums:
     """Running sums over the images of an epoch, kept on the device.
 
@@ -33,11 +42,7 @@ class Sums:
     """
 
     def __init__(self, model: nn.Sequential, device: torch.device) -> None:
-        self.layers = {
-            name: child
-            for name, child in model.named_children()
-            if isinstance(child, (nn.Conv2d, nn.Linear))
-        }
+        self.layers = weighted_layers(model)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.images = 0

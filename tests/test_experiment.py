@@ -238,7 +238,7 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(
     events.Reload()
     for tag in ("train/loss", "test/accuracy", "optim/lr", "time/images_per_second"):
         assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4]
-    assert {"conv1_norm/weight", "conv1_norm/bias"} <= set(events.Tags()["histograms"])
+    assert {"norm/conv1_norm/weight", "norm/conv1_norm/bias"} <= set(events.Tags()["histograms"])
     recorded = [line["test/accuracy"] for line in RunDir(root).read_metrics()]
     shown = [event.value for event in events.Scalars("test/accuracy")]
     assert shown == pytest.approx(recorded)

@@ -10,7 +10,9 @@ import http.client
 import tarfile
 import tempfile
 import threading
+import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -149,17 +151,17 @@ def fetch_cifar10(root: Path, progress: Progress = silent) -> None:
     if status.state == "damaged":
         raise DataError(status.message)
     # Asked before anything is made, so that a machine without network is left as it was.
-    response = _open(root) if status.state == "missing" else None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".cifar10-") as folder:
-            archive = cifar10_archive(root)
-            if response is not None:
-                archive = Path(folder) / archive.name
-                _download(response, root, archive, progress)
-            _unpack(root, archive, Path(folder), progress)
-    except OSError as error:
-        raise DataError(f"{root}: CIFAR-10 cannot be put here: {error}") from None
+    with _open(root) if status.state == "missing" else nullcontext() as response:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".cifar10-") as folder:
+                archive = cifar10_archive(root)
+                if response is not None:
+                    archive = Path(folder) / archive.name
+                    _download(response, root, archive, progress)
+                _unpack(root, archive, Path(folder), progress)
+        except OSError as error:
+            raise DataError(f"{root}: CIFAR-10 cannot be put here: {error}") from None
 
 
 def _unpack(root: Path, archive: Path, folder: Path, progress: Progress) -> None:
@@ -187,7 +189,7 @@ def _download(response: Any, root: Path, archive: Path, progress: Progress) -> N
     """
     total, done = int(response.headers.get("Content-Length") or 0), 0
     digest = hashlib.md5(usedforsecurity=False)
-    with response, archive.open("wb") as file:
+    with archive.open("wb") as file:
         while True:
             progress("downloading CIFAR-10", done, total)
             try:
@@ -218,6 +220,8 @@ def _open(root: Path) -> Any:
         try:
             response = urllib.request.urlopen(url, timeout=STALL_SECONDS)  # noqa: S310 (torchvision's URL)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             answer.append(error)
             return
         answer.append(response)

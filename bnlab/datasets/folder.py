@@ -260,6 +260,7 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._writable = True
 
     def read_content(self, fingerprint: str) -> str | None:
         """The content hash last seen with this fingerprint."""
@@ -317,6 +318,8 @@ class Cache:
 
     def _write(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write beside and rename: another process never sees half a file."""
+        if not self._writable:
+            return
         beside: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -326,6 +329,7 @@ class Cache:
             write(beside)
             beside.replace(path)
         except (OSError, RuntimeError) as error:  # torch.save turns a full disk into RuntimeError
+            self._writable = False
             log.warning(
                 "%s: cannot be written (%s), so the images will be decoded again next time; set "
                 "BNLAB_CACHE to a writable folder",
