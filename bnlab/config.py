@@ -574,6 +574,8 @@ _EXPECTED = {
 def _explain(fault: Any, root: type[Section]) -> str:
     """One pydantic error in bnlab's words: the value, what is allowed, what to do."""
     path, kind, value = fault["loc"], fault["type"], fault["input"]
+    if kind == "missing":
+        return "required, but not given"
     if kind == "extra_forbidden":
         return f"unknown key{_suggest_key(path, root)}"
     if path[-1:] == ("name",) and isinstance(value, bool):
@@ -629,7 +631,7 @@ def _suggest_key(path: KeyPath, root: type[Section]) -> str:
 
 def mark_of(path: KeyPath, marks: Mapping[KeyPath, str]) -> str:
     """Where a key, or the nearest key above it, was given."""
-    above = (path[:end] for end in range(len(path), 0, -1))
+    above = (path[:end] for end in range(len(path), -1, -1))
     return next((marks[key] for key in above if key in marks), "defaults")
 
 
