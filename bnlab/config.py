@@ -447,7 +447,7 @@ def sublayer(layer: Layer, *path: str | int) -> Layer:
     tree: dict[str, Any] = {}
     marks: dict[KeyPath, str] = {}
     for key, item in (value or {}).items():
-        parts: KeyPath = tuple(str(key).split("."))
+        parts = tuple(str(key).split("."))
         for place, mark in below.items():
             if place[0] == key:
                 for end in range(1, len(parts)):
@@ -458,8 +458,8 @@ def sublayer(layer: Layer, *path: str | int) -> Layer:
             nested = {part: nested}
         twice = flatten(tree).keys() & flatten({parts[0]: nested}).keys()
         if twice:
-            place = mark_of(parts, marks)
-            raise ConfigError(f"{place}: {', '.join(sorted(twice))}: given twice; keep one")
+            where = mark_of(parts, marks)
+            raise ConfigError(f"{where}: {', '.join(sorted(twice))}: given twice; keep one")
         _overlay(tree, {parts[0]: nested})
     return Layer(tree, marks)
 

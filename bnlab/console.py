@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +13,9 @@ from bnlab.config import Config, arm_label
 from bnlab.executors import Cell, Outcome, StudyWatcher, epochs_done, show_progress
 from bnlab.experiment import Watcher
 from bnlab.train import Position
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STEP_REFRESH_SECONDS = 0.2
 STUDY_REFRESH_SECONDS = 0.5

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -234,10 +235,8 @@ class _Child:
                 start_new_session=True,  # Ctrl-C is this process's to pass on
             )
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # if it died at once, exit code and stderr say why
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it died at once; its exit code and stderr say why
 
     def outcome(self, *, asked_to_stop: bool) -> Outcome:
         """How it ended; keeps its stderr only if it failed."""
