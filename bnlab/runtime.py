@@ -160,14 +160,20 @@ def numerics(precision: Precision, *, deterministic: bool = False) -> Iterator[N
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    _use_deterministic_algorithms(deterministic)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
         torch.backends.cudnn.benchmark = before[2]
-        torch.use_deterministic_algorithms(before[3])
+        _use_deterministic_algorithms(before[3])
+
+
+def _use_deterministic_algorithms(wanted: bool) -> None:
+    # The setter imports torch's compiler, which takes longer than a short run.
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -307,7 +307,7 @@ class _Builder:
 
     def _sets(self, key: str) -> bool:
         given = [self._sublayer("set"), *self._assigned()]
-        return any(key in flatten(layer.tree) for layer in given)
+        return any(key in _keys(layer) for layer in given)
 
     # ---------------------------------------------------------------------------------- faults
 
@@ -371,8 +371,7 @@ class _Builder:
         layers.append((("set",), self._sublayer("set")))
         layers += [(("--set",), layer) for layer in self._assigned()]
         for path, layer in layers:
-            keys = flatten(layer.tree)
-            for key in keys:
+            for key in _keys(layer):
                 place = f"{mark_of(tuple(key.split('.')), layer.marks)}: {'.'.join(map(str, path))}"
                 if key in own or (key in of_stages and path[0] in {"arms", "tune"}):
                     self.faults[f"{place}: {key}: the study sets this key itself"] = None
@@ -380,7 +379,7 @@ class _Builder:
                     self.faults[f"{place}: {key}: is tuned, so nothing else may fix it"] = None
                 if path[0] == "--set":
                     for arm, fixed in arms.items():
-                        if _overlaps(key, flatten(fixed.tree)):
+                        if _overlaps(key, _keys(fixed)):
                             said = f"has no effect, since arm {arm!r} fixes it"
                             self.faults[f"{place}: {key}: {said}"] = None
 
@@ -426,6 +425,11 @@ def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:
     for part in reversed(path):
         value = {part: value}
     return Layer(value, {path[:end]: place for end in range(1, len(path) + 1)})
+
+
+def _keys(layer: Layer) -> list[str]:
+    """The dotted keys that a layer gives, shorthand written out."""
+    return list(flatten(merge_layers([layer]).tree))
 
 
 def _overlaps(key: str, others: Iterable[str]) -> bool:
