@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bnlab import __version__
-from bnlab.errors import BnlabError, RefusedError
+from bnlab.errors import BnlabError, ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from bnlab.config import Config
@@ -256,9 +256,8 @@ def study_plan(
     """Show the runs of a study, how far they are and how long the rest takes; write nothing."""
     from bnlab import study
 
-    survey = study.survey_study(
-        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
-    )
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    survey = study.survey_study(plan, runs_dir)
     estimate = study.estimate_left(survey, runs_dir)
     if as_json:
         _print_json(study.study_as_data(survey, estimate))
@@ -281,9 +280,8 @@ def study_status(
     """Show how far a study is, while it runs or after; write nothing."""
     from bnlab import study
 
-    survey = study.survey_study(
-        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
-    )
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    survey = study.survey_study(plan, runs_dir)
     if as_json:
         _print_json(study.study_as_data(survey))
         return
@@ -330,12 +328,12 @@ def study_run(
             study.render_results(finished.survey) if study.results(finished.survey) else "",
             f"{finished.survey.folder}",
         )
-    study.raise_failures(finished, _study_command(file, sets, runs_dir, name))
+    study.raise_failures(
+        finished, _study_command(file, sets, runs_dir=runs_dir, name=name, device=device, jobs=jobs)
+    )
 
 
 def _jobs(text: str) -> int | None:
-    from bnlab.errors import ConfigError
-
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
@@ -347,15 +345,15 @@ def _print_parts(*parts: str) -> None:
     typer.echo("\n\n".join(part for part in parts if part))
 
 
-def _study_command(
-    file: Path, sets: list[str] | None, runs_dir: Path, name: str | None
-) -> list[str]:
+def _study_command(file: Path, sets: list[str] | None, **flags: object) -> list[str]:
+    """The command that goes on with a study; flags that are None are left out."""
     words = ["bnlab", "study", "run", str(file)]
     for text in sets or ():
         words += ["--set", text]
-    if runs_dir != Path("runs"):
-        words += ["--runs-dir", str(runs_dir)]
-    return [*words, "--name", name] if name else words
+    for flag, value in flags.items():
+        if value is not None:
+            words += [f"--{flag.replace('_', '-')}", str(value)]
+    return words
 
 
 if __name__ == "__main__":

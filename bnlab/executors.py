@@ -31,7 +31,8 @@ POLL_SECONDS = 0.1
 """How often processes are looked at."""
 
 CUDA_JOBS = 4
-"""Runs at once on a CUDA device by default: one alone waits for launches more than it computes."""
+"""Runs at once on a CUDA device by default, if there are as many cores to launch them from: a small
+network alone leaves most of a device idle."""
 
 Ending = Literal["done", "diverged", "failed", "taken", "stopped"]
 
@@ -285,7 +286,7 @@ def child() -> None:
     try:
         ending = train_cell(cell, device=request["device"], deterministic=request["deterministic"])
     except BnlabError as error:
-        print(f"bnlab: {'; '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
+        print("; ".join(str(error).splitlines()), file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     sys.exit(next(code for code, name in _ENDINGS.items() if name == ending))
 

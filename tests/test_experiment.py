@@ -145,6 +145,15 @@ def test_the_test_set_is_read_only_when_asked(tmp_path: Path, tiny_config: MakeC
     assert read == [False, False, True]
 
 
+def test_the_test_set_can_be_left_unread(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config("train.test_every=null", "dataset.val_size=40", "dataset.train_size=120")
+    root = run_path(tmp_path, config)
+    summary = run_experiment(config, root)
+    assert not [key for line in RunDir(root).read_metrics() for key in line if "test" in key]
+    assert "val/accuracy" in summary
+    assert "test/accuracy" not in summary
+
+
 def test_probes_are_recorded_and_leave_no_trace(tmp_path: Path, tiny_config: MakeConfig) -> None:
     plain = tiny_config("model.dropout=0.3")
     probed = tiny_config("model.dropout=0.3", "probes=[activations, gradients, weights]")

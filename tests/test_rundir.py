@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bnlab.errors import BnlabError, RefusedError
-from bnlab.rundir import RunDir, StorageError, find_runs, load_record, write_text
+from bnlab.rundir import LockedError, RunDir, StorageError, find_runs, load_record, write_text
 
 
 def created(root: Path) -> RunDir:
@@ -134,11 +134,23 @@ def test_only_one_process_holds_a_run_and_death_releases_it(tmp_path: Path) -> N
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(RefusedError, match="another process"), run_dir.lock():
+        with pytest.raises(LockedError, match="another process"), run_dir.lock():
             pass
+        assert run_dir.locked
         other.kill()
+    assert not run_dir.locked
     with run_dir.lock():
         pass
+
+
+def test_looking_for_a_lock_neither_takes_it_nor_writes(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "s0")
+    assert not run_dir.locked
+    assert not run_dir.root.exists()
+    with run_dir.lock():
+        assert run_dir.locked
+        assert run_dir.locked
+    assert not run_dir.locked
 
 
 def test_runs_are_found_at_any_depth_and_nothing_inside_them(tmp_path: Path) -> None:
