@@ -77,7 +77,10 @@ class StudyFile(Section):
     arms: dict[Name, dict[str, Any] | None] = Field(min_length=1)
     """What the study compares: by name, what each lays over the rest."""
     tune: dict[str, Any] = Field(default_factory=dict)
-    """By key, the values that every arm is tried at; with several keys, all combinations."""
+    """By key, the values that every arm is tried at; with several keys, all combinations. While
+    tuning, `dataset.val_size` images are held out and the test set is not read. The final runs
+    train on these images too (`train_size`, where given, grows by them) and read the test set after
+    the last epoch only, unless `set` gives `train.test_every`."""
     tune_seeds: Annotated[tuple[Seed, ...], _count_from(FIRST_TUNE_SEED)] = ()
     """Seeds of the tuning runs: a list, or a count n for 1000 to 999 + n."""
     seeds: Annotated[tuple[Seed, ...], _count_from(0)] = Field(min_length=1)

@@ -86,8 +86,7 @@ def run_study(
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
     executor = EXECUTORS[options.executor]
     survey = survey_study(study, runs_dir)
-    if not options.force:
-        _refuse_beyond_budget(survey, runs_dir)
+    _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
     settings = _settings(survey, options)
     if survey.unfinished():
@@ -149,9 +148,9 @@ def raise_failures(finished: Finished, command: Sequence[str]) -> None:
         )
 
 
-def _refuse_beyond_budget(survey: Survey, runs_dir: Path) -> None:
+def _refuse_beyond_budget(survey: Survey, runs_dir: Path, *, force: bool) -> None:
     over = budget_excess(survey, estimate_left(survey, runs_dir))
-    if over:
+    if over and not force:
         raise RefusedError(f"{over}; raise the study's budget, or use --force")
 
 
