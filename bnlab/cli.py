@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Heavy libraries load inside the commands."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 
 def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
+    logging.basicConfig(format="bnlab: %(message)s", level=logging.WARNING)
     try:
         app()
     except BnlabError as error:
@@ -196,17 +198,21 @@ def data(
 ) -> None:
     """Say which data sets are at hand; fetch CIFAR-10."""
     from bnlab.datasets.cifar10 import cifar10_status, fetch_cifar10
+    from bnlab.datasets.folder import find_image_folders
 
     if fetch:
         from bnlab.console import loading_progress
 
         with loading_progress() as progress:
             fetch_cifar10(root, progress)
-    status = cifar10_status(root)
+    status, folders = cifar10_status(root), [str(path) for path in find_image_folders(root)]
     if as_json:
-        _print_json({"root": str(root), "cifar10": status.state, "message": status.message})
-    else:
-        typer.echo(f"cifar10: {status.state}: {status.message}")
+        _print_json({"cifar10": status.state, "message": status.message, "folder": folders})
+        return
+    typer.echo(f"cifar10    {status.state}: {status.message}")
+    for folder in folders:
+        typer.echo(f"folder     ready: --set dataset.name=folder --set dataset.root={folder}")
+    typer.echo("synthetic  ready: drawn by bnlab, not CIFAR-10")
 
 
 @app.command()
