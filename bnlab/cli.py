@@ -132,11 +132,15 @@ def train(
         raise typer.Exit(3)
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _result_line(summary: Mapping[str, Any]) -> str:
     accuracy = summary["test/accuracy"]
     return (
         f"{summary['status']}: {summary['arm']}, seed {summary['seed']}, "
-        f"{summary['epochs']} epochs, test accuracy {100 * accuracy:.2f} %, "
+        f"{_count(summary['epochs'], 'epoch')}, test accuracy {100 * accuracy:.2f} %, "
         f"{summary['train_seconds']:.1f} s of training in {summary['precision']} "
         f"on {summary['device']} ({summary['note']})"
     )
