@@ -137,10 +137,11 @@ def _count(number: int, thing: str) -> str:
 
 
 def _result_line(summary: Mapping[str, Any]) -> str:
-    accuracy = summary["test/accuracy"]
+    split = next(s for s in ("test", "val", "train") if f"{s}/accuracy" in summary)
+    accuracy = summary[f"{split}/accuracy"]
     return (
         f"{summary['status']}: {summary['arm']}, seed {summary['seed']}, "
-        f"{_count(summary['epochs'], 'epoch')}, test accuracy {100 * accuracy:.2f} %, "
+        f"{_count(summary['epochs'], 'epoch')}, {split} accuracy {100 * accuracy:.2f} %, "
         f"{summary['train_seconds']:.1f} s of training in {summary['precision']} "
         f"on {summary['device']} ({summary['note']})"
     )
@@ -234,6 +235,137 @@ def tensorboard(
         port=port,
         say=lambda line: typer.echo(line, err=True),
     )
+
+
+study_app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudySets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override for all arms; without any, those of the last `study run` count again.",
+    ),
+]
+StudyName = Annotated[
+    str | None, typer.Option(help="Folder under the runs folder, if not the study's own name.")
+]
+
+
+@study_app.command("plan")
+def study_plan(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the runs of a study, how far they are and how long the rest takes; write nothing."""
+    from bnlab import study
+
+    survey = study.survey_study(
+        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
+    )
+    estimate = study.estimate_left(survey, runs_dir)
+    if as_json:
+        _print_json(study.study_as_data(survey, estimate))
+        return
+    _print_parts(
+        study.render_plan(survey),
+        study.render_choices(survey),
+        study.render_estimate(survey, estimate),
+    )
+
+
+@study_app.command("status")
+def study_status(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is, while it runs or after; write nothing."""
+    from bnlab import study
+
+    survey = study.survey_study(
+        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
+    )
+    if as_json:
+        _print_json(study.study_as_data(survey))
+        return
+    _print_parts(
+        study.render_plan(survey),
+        study.render_choices(survey),
+        study.render_under_way(survey),
+        study.render_results(survey) if study.results(survey) else "",
+    )
+
+
+@study_app.command("run")
+def study_run(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    jobs: Annotated[
+        str, typer.Option(help="Runs at once: a number, or auto for what suits the machine.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical repeats on a GPU, slower.")
+    ] = False,
+    executor: Annotated[
+        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+    ] = "processes",
+    force: Annotated[bool, typer.Option("--force", help="Go beyond the study's budget.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing of a study; ends with 6 if a run failed."""
+    from bnlab import study
+    from bnlab.console import watching_study
+
+    options = study.StudyOptions(_jobs(jobs), device, deterministic, executor, force)
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    with watching_study() as (watcher, say):
+        finished = study.run_study(plan, runs_dir, options, watcher, say)
+    if as_json:
+        _print_json({**study.study_as_data(finished.survey), "failures": dict(finished.failures)})
+    else:
+        _print_parts(
+            study.render_choices(finished.survey),
+            study.render_results(finished.survey) if study.results(finished.survey) else "",
+            f"{finished.survey.folder}",
+        )
+    study.raise_failures(finished, _study_command(file, sets, runs_dir, name))
+
+
+def _jobs(text: str) -> int | None:
+    from bnlab.errors import ConfigError
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--jobs {text}: expected a number from 1, or auto")
+    return int(text)
+
+
+def _print_parts(*parts: str) -> None:
+    typer.echo("\n\n".join(part for part in parts if part))
+
+
+def _study_command(
+    file: Path, sets: list[str] | None, runs_dir: Path, name: str | None
+) -> list[str]:
+    words = ["bnlab", "study", "run", str(file)]
+    for text in sets or ():
+        words += ["--set", text]
+    if runs_dir != Path("runs"):
+        words += ["--runs-dir", str(runs_dir)]
+    return [*words, "--name", name] if name else words
 
 
 if __name__ == "__main__":

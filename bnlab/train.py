@@ -210,7 +210,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
             "train/accuracy": train.accuracy,
         }
         for split, batches in task.held_out.items():
-            if last or split != "test" or _due(position.epoch + 1, config.test_every):
+            if split != "test" or _due(position.epoch + 1, config.test_every, last=last):
                 score = evaluate(task, batches)
                 record[f"{split}/loss"] = score.loss
                 record[f"{split}/accuracy"] = score.accuracy
@@ -225,8 +225,9 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
             return
 
 
-def _due(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0
+def _due(epoch: int, every: int | None, *, last: bool) -> bool:
+    """Whether the test set is read after this epoch; see `train.test_every`."""
+    return every is not None and (last or (every > 0 and epoch % every == 0))
 
 
 def parameters_are_finite(model: nn.Module) -> bool:
