@@ -76,6 +76,7 @@ class Run:
     """One finished run, as arrays.
 
     Attributes:
+        root: The run directory.
         path: `<study>/<arm>-<hash8>/s<seed>`, without what lies above it.
         study: The first part of it.
         label: The arm's name in run.json.
@@ -87,6 +88,7 @@ class Run:
         facts: run.json.
     """
 
+    root: Path
     path: str
     study: str
     label: str
@@ -210,6 +212,7 @@ def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
     }
     parts = ["", "", *where.split("/")]
     run = Run(
+        root=record.root,
         path=where,
         study=parts[-3],
         label=str(record.run.get("arm") or parts[-2]),

@@ -148,7 +148,8 @@ def _records(
         if config["dataset"]["val_size"]:
             record |= {"val/loss": 2.3 * (1 - reached), "val/accuracy": reached - 0.01}
         if last or (every and epoch % every == 0):
-            record |= {"test/loss": 2.3 * (1 - reached), "test/accuracy": reached + float(wobble[3])}
+            record["test/loss"] = 2.3 * (1 - reached)
+            record["test/accuracy"] = reached + float(wobble[3])
         for quantity in ("grad_norm", *probes):
             record |= {
                 f"probe/{quantity}/{layer}": 0.5 / (place + epoch)

@@ -4,24 +4,31 @@ A report is an ordered tuple of section functions, each from a `Comparison` to a
 the renderers turn into their format. The same runs give the same bytes.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from bnlab.compare import Comparison
 from bnlab.report.blocks import Plot
-from bnlab.report.data import curves_csv, runs_csv, to_json
+from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
 from bnlab.rundir import StorageError, write_text
+
+__all__ = ["FOLDER", "changed_verdicts", "default_folder", "read_report", "to_json", "write_report"]
 
 FOLDER = "report"
 """Where a report goes by default, below the study's folder or below runs/."""
 
 
-def default_folder(folders: Sequence[Path]) -> Path:
-    """`runs/<study>/report` when all run directories lie below one study, else `runs/report`."""
-    studies = {folder.parent.parent for folder in folders}
-    if len(studies) == 1:
-        return studies.pop() / FOLDER
-    return Path("runs") / FOLDER
+def default_folder(comparison: Comparison, runs_dir: Path) -> Path:
+    """`runs/<study>/report` when all runs lie in one study, else `runs/report`.
+
+    Args:
+        comparison: What the report is about.
+        runs_dir: Folder of all runs.
+    """
+    studies = {run.root.resolve().parent.parent for run in comparison.runs}
+    if len(studies) > 1:
+        return runs_dir / FOLDER
+    study, here = studies.pop(), Path.cwd()
+    return (study.relative_to(here) if study.is_relative_to(here) else study) / FOLDER
 
 
 def title(comparison: Comparison) -> str:

@@ -52,13 +52,19 @@ def _print(block: Block, console: Console) -> None:
 def _hanging(text: str, console: Console, style: str = "") -> None:
     lines = RichText(text, style=style).wrap(console, console.width - 2)
     for number, line in enumerate(lines):
-        console.print(Padding(line, (0, 0, 0, 2 if number else 0)))
+        console.print(Padding(line, (0, 0, 0, 2 if number else 0), expand=False))
 
 
 def _print_table(table: Table, console: Console) -> None:
     wide = console.width >= WIDE
     shown = [place for place, column in enumerate(table.columns) if wide or not column.detail]
-    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    grid = RichTable(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        show_header=any(column.name for column in table.columns),
+    )
     for place in shown:
         column = table.columns[place]
         grid.add_column(
