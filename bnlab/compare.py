@@ -921,7 +921,7 @@ def _views(
     """The ways of comparing, the primary one first, and the runs of the primary one."""
     if tuned is None:
         cells: Cells = [(arm, None, arm.runs) for arm in arms if arm.runs]
-        return (_view("only", "As configured", (), cells, metric, margin),), cells
+        return (_view("only", "All arms as configured", (), cells, metric, margin),), cells
     short = tuned.rpartition(".")[2]
     best: Cells = []
     notes = []
@@ -1055,7 +1055,8 @@ def _effect(
         audit.insert(0, "paired: data order and initial weights agree seed by seed")
         dropped = sorted(treated.keys() ^ control.keys())
         if dropped:
-            audit.append(f"seeds {_numbers(dropped)} have no partner and are dropped")
+            verb = "have no partner and are" if len(dropped) > 1 else "has no partner and is"
+            audit.append(f"{_seeds(dropped)} {verb} dropped")
         seeds = base_seeds = tuple(common)
     else:
         seeds, base_seeds = tuple(sorted(treated)), tuple(sorted(control))
@@ -1096,22 +1097,23 @@ def _pairing_faults(
         }
         unknown = [seed for seed, pair in pairs.items() if None in pair]
         if unknown:
-            return f"{key} is not recorded at seeds {_numbers(unknown)}"
+            return f"{key} is not recorded at {_seeds(unknown)}"
         differing = [seed for seed, pair in pairs.items() if pair[0] != pair[1]]
         if differing:
-            return f"the {what} differs at seeds {_numbers(differing)}"
+            return f"the {what} differs at {_seeds(differing)}"
     return ""
 
 
-def _numbers(seeds: Sequence[int]) -> str:
-    """`0-3, 7`."""
+def _seeds(seeds: Sequence[int]) -> str:
+    """`seed 7`, `seeds 0-3, 7`."""
     parts: list[list[int]] = []
     for seed in sorted(seeds):
         if parts and seed == parts[-1][-1] + 1:
             parts[-1].append(seed)
         else:
             parts.append([seed])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+    listed = ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+    return f"seed{'s' * (len(seeds) > 1)} {listed}"
 
 
 def _paired_effect(
@@ -1354,6 +1356,9 @@ def _mean_curve(arm: str, tag: str, runs: Sequence[Run]) -> Curve:
     for row, run in enumerate(runs):
         places = np.searchsorted(grid, run.curves["epoch"])
         values[row, places] = run.curves.get(tag, math.nan)
+        if run.diverged and tag.endswith("accuracy") and tag in run.curves:
+            # As in the tables: a run that ended early would guess until its budget is spent.
+            values[row, (grid > run.curves["epoch"][-1]) & (grid <= run.budget)] = 1 / run.classes
         if "seconds" in run.curves:
             clock[row, places] = np.cumsum(run.curves["seconds"])
     seen = np.isfinite(values).any(axis=0)

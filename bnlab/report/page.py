@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from markupsafe import Markup, escape
+
 from bnlab import __version__
 from bnlab.report.blocks import Block, Bullets, Plot, Section, Table, Text
 
@@ -22,6 +24,7 @@ def render_html(title: str, sections: Sequence[Section], drawings: Mapping[str, 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["breakable"] = _breakable
     template = environment.get_template("report.html.j2")
     return (
         template.render(
@@ -29,6 +32,11 @@ def render_html(title: str, sections: Sequence[Section], drawings: Mapping[str, 
         )
         + "\n"
     )
+
+
+def _breakable(text: str) -> Markup:
+    """Lets a narrow page break names such as `batch-after_activation` and `model.norm.name`."""
+    return Markup(re.sub(r"([_.=])(?=[A-Za-z])", r"\1<wbr>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _groups(blocks: Iterable[Block]) -> list[tuple[str, list[Block]]]:

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bnlab.compare import Comparison, Curve, View, make_metric
 from bnlab.report.numbers import column, difference, score
@@ -21,7 +22,7 @@ from bnlab.report.numbers import column, difference, score
 INK = "#0b0b0b"
 """Stands for the page's text color until `svg` replaces it."""
 
-COLORS = ("#7f7f7f", "#0072b2", "#d55e00", "#009e73", "#b3589a", "#a07a00", "#3a8fc4")
+COLORS = ("#7f7f7f", "#1a7fc1", "#d55e00", "#009e73", "#b3589a", "#a07a00", "#5f8f2f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("--", "-", (0, (5, 1)), "-.", (0, (1, 1)), (0, (3, 1, 1, 1, 1, 1)), ":")
 
@@ -113,12 +114,12 @@ def _rows(figure_rows: int) -> float:
 
 def _row_label(axes: Axes, row: int, text: str) -> None:
     axes.text(
-        0, row - 0.3, text, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center"
+        0, row - 0.36, text, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center"
     )  # fmt: skip
 
 
 def _bare_rows(axes: Axes, rows: int) -> None:
-    axes.set_ylim(rows - 0.4, -0.65)
+    axes.set_ylim(rows - 0.55, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
 
@@ -127,7 +128,12 @@ def forest(comparison: Comparison, view: View) -> Figure:
     """Effects with intervals, one row an arm."""
     metric = comparison.metric
     figure, axes = _axes(_rows(len(view.effects)))
-    axes.axvline(0, color=INK, linewidth=0.8)
+    places = range(len(view.effects))
+    # In pieces, so that it does not cross the labels.
+    axes.vlines(
+        np.zeros(len(places)), [row - 0.2 for row in places], [row + 0.3 for row in places],
+        color=INK, linewidth=0.9,
+    )  # fmt: skip
     if comparison.margin:
         reach = comparison.margin * metric.scale
         axes.axvspan(-reach, reach, color=COLORS[0], alpha=0.18, linewidth=0)
@@ -139,7 +145,7 @@ def forest(comparison: Comparison, view: View) -> Figure:
             axes.plot(limits, [row, row], color=look["color"], linewidth=2)
         axes.plot([middle], [row], color=look["color"], marker=look["marker"], markersize=7)
         verdict = effect.verdict if effect.interval else "no interval"
-        _row_label(axes, row, f"{effect.arm}   {difference(effect.estimate, metric)}   {verdict}")
+        _row_label(axes, row, f"{effect.arm}: {difference(effect.estimate, metric)}, {verdict}")
     _bare_rows(axes, len(view.effects))
     unit = "percentage points of " if metric.unit else ""
     axes.set_xlabel(f"difference from {comparison.baseline}, {unit}{metric.name}")
@@ -173,14 +179,14 @@ def strip(comparison: Comparison, view: View) -> Figure:
             whole, row + offsets, linestyle="", marker=look["marker"], markersize=4.5,
             color=look["color"], alpha=0.75, markeredgewidth=0,
         )  # fmt: skip
-        label = f"{result.arm}   {score(result.mean, metric)}"
+        label = f"{result.arm}: {score(result.mean, metric)}"
         if result.diverged:
             count = len(result.diverged)
             axes.plot(
                 left + pad * 0.5 + np.zeros(count), row + 0.12 * np.linspace(-1, 1, count),
                 linestyle="", marker="x", color=look["color"],
             )  # fmt: skip
-            label += f"   ({count} of {result.n} diverged, ×)"  # noqa: RUF001 - the marker
+            label += f" ({count} of {result.n} diverged, ×)"  # noqa: RUF001 - the marker
         mean = result.mean * metric.scale
         if left <= mean <= right:
             axes.plot([mean, mean], [row - 0.17, row + 0.17], color=INK, linewidth=1.6)
@@ -263,6 +269,8 @@ def curves(comparison: Comparison, tag: str, axis: str) -> Figure:
         )  # fmt: skip
     _clip(axes, found, metric.scale)
     axes.set_title(column(metric))
+    if axis == "epochs":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch" if axis == "epochs" else "seconds of training (mean over seeds)")
     _legend(figure, axes)
     return figure

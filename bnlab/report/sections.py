@@ -139,8 +139,8 @@ def effects(comparison: Comparison) -> Section:
         blocks.append(
             Plot(
                 f"effects-{view.key}",
-                f"{view.title}: difference from {comparison.baseline} with 95 % intervals "
-                f"({view.effects[0].arm if len(view.effects) == 1 else 'one row an arm'}).",
+                f"{view.title}: difference from {comparison.baseline} with its 95 % interval"
+                + (", and the margin shaded." if comparison.margin else "."),
                 _drawing("forest", comparison, view),
             )
         )
@@ -156,12 +156,12 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
         Column("n"),
         Column(f"effect{', ' + metric.unit if metric.unit else ''}"),
         Column("95 % interval"),
+        Column("p (Holm)"),
+        Column("verdict", numeric=False),
         Column("test", numeric=False, detail=True),
         Column("p", detail=True),
-        Column("p (Holm)"),
         *((Column(f"p within {_margin(comparison)}", detail=True),) if margin else ()),
         Column("n needed", detail=True),
-        Column("verdict", numeric=False),
     )
     rows = tuple(
         (
@@ -170,12 +170,12 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
             seeds(effect),
             difference(effect.estimate, metric),
             difference_interval(effect.interval, metric),
+            p_value(effect.p_holm),
+            effect.verdict,
             {"paired": "paired", "welch": "Welch", "single": MISSING}[effect.method],
             p_value(effect.p),
-            p_value(effect.p_holm),
             *((p_value(effect.p_equivalence_holm),) if margin else ()),
             _needed(effect),
-            effect.verdict,
         )
         for effect in view.effects
     )
@@ -189,10 +189,10 @@ def _needed(effect: Effect) -> str:
 
 
 def _effect_notes(comparison: Comparison, view: View) -> Iterable[str]:
-    if any(effect.interval for effect in view.effects):
+    if view is comparison.views[-1] and any(effect.interval for effect in view.effects):
         yield (
             "Student's (Welch's, where not paired) 95 % interval, not adjusted; exact sign-flip "
-            "(permutation) p, two-sided; Holm's adjustment over this table"
+            "(permutation) p, two-sided; Holm's adjustment over each table"
         )
         yield (
             "n needed: seeds an arm to find an effect of the size seen with power 0.8; a size "
@@ -458,8 +458,9 @@ def curves(comparison: Comparison) -> Section:
         blocks.insert(
             0,
             Text(
-                "Means over seeds with pointwise 95 % intervals; a run counts while its values are "
-                "finite. Training values are averages over the epoch, of images as augmented.",
+                "Means over seeds with pointwise 95 % intervals. A run that diverged counts as "
+                "guessing once it has ended; losses count while they are finite. Training values "
+                "are averages over the epoch, of images as augmented.",
                 "note",
             ),
         )
