@@ -198,10 +198,14 @@ def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
         error = f" ({record.run['error']})" if record.run.get("error") else ""
         state = "not finished (no summary.json)" if record.status == "done" else record.status
         return None, [*remarks, f"{state}{error}; left out"]
-    if record.run.get("config_hash") not in (None, resolved_hash(record.config)):
+    if record.run.get("config_hash") != resolved_hash(record.config):
         return None, [*remarks, "config.yaml is not the one that the run was made with; left out"]
     if record.status not in ("done", "diverged"):
         return None, [*remarks, f"unknown status {record.status!r}; left out"]
+    sections = ("dataset", "git", "environment")
+    odd = [name for name in sections if not isinstance(record.run.get(name, {}), Mapping)]
+    if odd:
+        return None, [*remarks, f"run.json: {odd[0]} is not a mapping; left out"]
     curves, gaps = _curves(record.metrics)
     remarks += gaps
     final = {tag: values[-1] for tag, values in curves.items() if len(values)}
@@ -669,7 +673,10 @@ def _with_metric(runs: Sequence[Run], metric: Metric, remarks: list[Remark]) -> 
 def _score(run: Run, metric: Metric) -> float | None:
     """A run's value of the metric; chance if it diverged; None if it has none."""
     chance = metric.chance(run.classes)
-    value = chance if run.diverged and chance is not None else run.final.get(metric.name)
+    recorded = metric.name in run.final or not metric.name.startswith("val/")
+    if run.diverged and chance is not None and recorded:
+        return chance
+    value = run.final.get(metric.name)
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -883,8 +890,6 @@ def _response(arm: Arm, tuned: str, metric: Metric) -> Response:
     runs = arm.tuning or arm.runs
     on_val = make_metric("val/accuracy")
     judge = on_val if all(_score(run, on_val) is not None for run in runs) else metric
-    if any("val/accuracy" not in run.final for run in runs):
-        judge = metric
     settings = _settings(runs, tuned)
     points = tuple(
         make_result(arm.name, value, _at(runs, tuned, value), judge) for value in settings
@@ -1091,7 +1096,10 @@ def _pairing_faults(
     treated: Mapping[int, Run], control: Mapping[int, Run], common: Sequence[int]
 ) -> str:
     """Why runs of equal seed are no pairs, or nothing."""
-    for key, what in (("data_order_hash", "data order"), ("init_hash", "initial weights")):
+    for key, what in (
+        ("data_order_hash", "data order differs"),
+        ("init_hash", "initial weights differ"),
+    ):
         pairs = {
             seed: (treated[seed].facts.get(key), control[seed].facts.get(key)) for seed in common
         }
@@ -1100,7 +1108,7 @@ def _pairing_faults(
             return f"{key} is not recorded at {_seeds(unknown)}"
         differing = [seed for seed, pair in pairs.items() if pair[0] != pair[1]]
         if differing:
-            return f"the {what} differs at {_seeds(differing)}"
+            return f"the {what} at {_seeds(differing)}"
     return ""
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import yaml
@@ -77,7 +78,6 @@ def make_run(
     label = arm or ("none" if norm["name"] == "none" else f"{norm['name']}-{norm['placement']}")
     digest = resolved_hash(config)
     run_dir = RunDir(runs / config["name"] / f"{label}-{digest[:8]}" / f"s{seed}")
-    run_dir.create(yaml.safe_dump(config, sort_keys=False), "torch==2.13.0\n", None)
     epochs, held_out = config["train"]["epochs"], config["dataset"]["val_size"]
     facts = {
         "status": status,
@@ -101,21 +101,28 @@ def make_run(
         "attempts": [{"started": "2026-11-20T12:00:00+00:00"}],
     }
     records = _records(config, seed, accuracy, status, probes)
-    write_text(run_dir.metrics, "".join(json.dumps(record) + "\n" for record in records))
-    if status in ("done", "diverged"):
-        last = records[-1]
-        run_dir.write_summary(
-            {
-                "status": status,
-                "run": str(run_dir.root),
-                "arm": label,
-                "seed": seed,
-                "config_hash": digest,
-                "epochs": last["epoch"],
-                **{tag: last[tag] for tag in last if tag.split("/")[0] in ("train", "val", "test")},
-            }
-        )
-    run_dir.write_run({**facts, **(run or {})})
+    # A made run need not outlive a power cut.
+    with mock.patch("os.fsync"):
+        run_dir.create(yaml.safe_dump(config, sort_keys=False), "torch==2.13.0\n", None)
+        write_text(run_dir.metrics, "".join(json.dumps(record) + "\n" for record in records))
+        if status in ("done", "diverged"):
+            last = records[-1]
+            run_dir.write_summary(
+                {
+                    "status": status,
+                    "run": str(run_dir.root),
+                    "arm": label,
+                    "seed": seed,
+                    "config_hash": digest,
+                    "epochs": last["epoch"],
+                    **{
+                        tag: last[tag]
+                        for tag in last
+                        if tag.split("/")[0] in ("train", "val", "test")
+                    },
+                }
+            )
+        run_dir.write_run({**facts, **(run or {})})
     return run_dir
 
 

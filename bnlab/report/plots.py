@@ -81,9 +81,23 @@ def svg(name: str, draw: Any, alt: str) -> str:
     return text.replace(">", f">{_CSS}", 1)
 
 
-def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+def _axes(height: float, left: float = 0.56, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
+    """A figure with one plot, `height` inches high, above room for a legend of these names.
+
+    Margins are fixed: to fit them to the labels would take as long as drawing does.
+    """
+    below = 0.42 + (0.08 + 0.19 * -(-len(legend) // _legend_columns(legend)) if legend else 0)
+    above = 0.24 if legend else 0.05
+    total = height + below + above
+    figure = Figure(figsize=(WIDTH, total))
+    width = WIDTH - left - 0.14
+    return figure, figure.add_axes(
+        (left / WIDTH, below / total, width / WIDTH, height / total)
+    )  # fmt: skip
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    return 2 if max(map(len, names), default=0) < 26 else 1
 
 
 def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
@@ -98,18 +112,15 @@ def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels), default=0) < 26 else 1
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=3.2)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="lower left", bbox_to_anchor=(0.0, 0.0), borderaxespad=0.0,
+        ncols=_legend_columns(names), handlelength=3.2, labelspacing=0.4,
+    )  # fmt: skip
 
 
-def _legend_height(labels: Sequence[str]) -> float:
-    columns = 2 if max(map(len, labels), default=0) < 26 else 1
-    return 0.19 * -(-len(labels) // columns)
-
-
-def _rows(figure_rows: int) -> float:
-    return 0.75 + 0.52 * figure_rows
+def _rows(rows: int) -> float:
+    return 0.2 + 0.52 * rows
 
 
 def _row_label(axes: Axes, row: int, text: str) -> None:
@@ -127,7 +138,7 @@ def _bare_rows(axes: Axes, rows: int) -> None:
 def forest(comparison: Comparison, view: View) -> Figure:
     """Effects with intervals, one row an arm."""
     metric = comparison.metric
-    figure, axes = _axes(_rows(len(view.effects)))
+    figure, axes = _axes(_rows(len(view.effects)), left=0.06)
     places = range(len(view.effects))
     # In pieces, so that it does not cross the labels.
     axes.vlines(
@@ -155,7 +166,7 @@ def forest(comparison: Comparison, view: View) -> Figure:
 def strip(comparison: Comparison, view: View) -> Figure:
     """Every seed as a dot; runs that diverged as crosses at the left edge."""
     metric = comparison.metric
-    figure, axes = _axes(_rows(len(view.results)))
+    figure, axes = _axes(_rows(len(view.results)), left=0.06)
     kept = [
         value * metric.scale
         for result in view.results
@@ -203,7 +214,7 @@ def strip(comparison: Comparison, view: View) -> Figure:
 def response(comparison: Comparison) -> Figure:
     """The metric over the tuned key."""
     names = [r.arm for r in comparison.responses]
-    figure, axes = _axes(2.7 + _legend_height(names))
+    figure, axes = _axes(2.1, legend=names)
     scale = make_metric(comparison.responses[0].metric).scale
     whole = [
         point.mean * scale
@@ -254,7 +265,7 @@ def curves(comparison: Comparison, tag: str, axis: str) -> Figure:
     """One quantity along training, one line an arm, with interval bands."""
     metric = make_metric(tag)
     found = [c for c in comparison.curves if c.tag == tag]
-    figure, axes = _axes(2.6 + _legend_height([c.arm for c in found]))
+    figure, axes = _axes(2.0, legend=[c.arm for c in found])
     for curve in found:
         look = _look(comparison, curve.arm)
         x = curve.epochs if axis == "epochs" else curve.seconds
@@ -289,7 +300,7 @@ def probe(comparison: Comparison, quantity: str) -> Figure:
     found = [p for p in comparison.probes if p.quantity == quantity]
     layers = list(dict.fromkeys(p.layer for p in found))
     arms = list(dict.fromkeys(p.arm for p in found))
-    figure, axes = _axes(2.5 + _legend_height(arms))
+    figure, axes = _axes(1.9, legend=arms)
     for place, arm in enumerate(arms):
         look = _look(comparison, arm)
         own = [p for p in found if p.arm == arm]
