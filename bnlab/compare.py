@@ -107,7 +107,7 @@ class Run:
     @property
     def budget(self) -> int:
         """Epochs that the run was given."""
-        return int(self.config.get("train.epochs", len(self.curves["epoch"])))
+        return int(self.config.get("train.epochs") or len(self.curves["epoch"]))
 
     @property
     def classes(self) -> int:
@@ -202,10 +202,9 @@ def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
         return None, [*remarks, "config.yaml is not the one that the run was made with; left out"]
     if record.status not in ("done", "diverged"):
         return None, [*remarks, f"unknown status {record.status!r}; left out"]
-    sections = ("dataset", "git", "environment")
-    odd = [name for name in sections if not isinstance(record.run.get(name, {}), Mapping)]
-    if odd:
-        return None, [*remarks, f"run.json: {odd[0]} is not a mapping; left out"]
+    fault = _fault(record)
+    if fault:
+        return None, [*remarks, f"{fault}; left out"]
     curves, gaps = _curves(record.metrics)
     remarks += gaps
     final = {tag: values[-1] for tag, values in curves.items() if len(values)}
@@ -228,6 +227,24 @@ def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
         facts=record.run,
     )
     return run, remarks
+
+
+def _fault(record: RunRecord) -> str:
+    """A value of the wrong kind where code relies on it, or nothing."""
+    for name in ("dataset", "git", "environment"):
+        if not isinstance(record.run.get(name, {}), Mapping):
+            return f"run.json: {name} is not a mapping"
+    if not isinstance(record.run.get("dataset", {}).get("classes", []), list):
+        return "run.json: dataset.classes is not a list"
+    for key, value in (("seed", record.config.get("seed", 0)), *_whole_numbers(record)):
+        if not isinstance(value, int):
+            return f"config.yaml: {key} is not a whole number"
+    return ""
+
+
+def _whole_numbers(record: RunRecord) -> Iterable[tuple[str, Any]]:
+    flat = flatten(record.config)
+    return ((key, flat.get(key) or 0) for key in ("train.epochs", "dataset.val_size"))
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Array], list[str]]:
@@ -1322,7 +1339,8 @@ def _costs(cells: Cells) -> tuple[Cost, ...]:
         speeds = _medians(runs, "images_per_second")
         mean = float(np.mean(seconds)) if seconds else None
         base = costs[0].seconds_per_epoch if costs else mean
-        parameters = {run.facts.get("parameters") for run in runs}
+        counts = [run.facts.get("parameters") for run in runs]
+        parameters = {count for count in counts if isinstance(count, int)}
         costs.append(
             Cost(
                 arm=arm.name,

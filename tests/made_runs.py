@@ -163,7 +163,8 @@ def _records(
                 for place, layer in enumerate(LAYERS, start=1)
             }
         if status == "diverged" and last:
-            record |= {tag: math.nan for tag in record if tag.endswith("loss")}
+            # As RunDir writes what is not finite.
+            record |= {tag: None for tag in record if tag.endswith("loss")}
             record |= {tag: 0.1 for tag in record if tag.endswith("accuracy")}
         records.append(record)
     return records

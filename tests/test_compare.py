@@ -463,6 +463,24 @@ def test_every_bad_run_directory_is_named_and_the_rest_compared(tmp_path: Path) 
     assert str(tmp_path) not in str(comparison.remarks)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dataset", [], "dataset is not a mapping"),
+        ("dataset", {"classes": 10}, "dataset.classes is not a list"),
+        ("config_hash", None, "config.yaml is not the one"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_and_the_run_left_out(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    make_arm(tmp_path, ON[:2], {})
+    make_run(tmp_path, seed=2, run={key: value})
+    comparison = compared(tmp_path)
+    assert words in remarks_on(comparison, "/s2")
+    assert comparison.views[0].results[0].n == 2
+
+
 def test_gaps_and_a_cut_off_line_are_remarked_and_the_run_is_kept(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     lines = run.metrics.read_text().splitlines()

@@ -157,7 +157,7 @@ def runs_section(rows: Sequence[Row], total: int) -> Section:
             str(row.path),
             str(row.values.get("status")),
             _progress(row.values),
-            f"{row.values['optim.lr']:g}" if "optim.lr" in row.values else MISSING,
+            str(row.values.get("optim.lr", MISSING)),
             _percent(row.values.get("test/accuracy")),
             number(row.values.get("train/loss")),
             number(row.values.get("train_seconds")),
@@ -207,7 +207,7 @@ def sparkline(values: Sequence[float | None], width: int = 48) -> str:
     groups = [values[start : start + size] for start in range(0, len(values), size)]
     means = []
     for group in groups:
-        finite = [v for v in group if v is not None and math.isfinite(v)]
+        finite = [v for v in group if isinstance(v, (int, float)) and math.isfinite(v)]
         means.append(sum(finite) / len(finite) if finite else None)
     known = [mean for mean in means if mean is not None]
     if not known:
@@ -223,13 +223,13 @@ def sparkline(values: Sequence[float | None], width: int = 48) -> str:
 def show_section(record: RunRecord) -> Section:
     """One run on one page."""
     run, last = record.run, record.summary or (record.metrics[-1] if record.metrics else {})
-    dataset = run.get("dataset") or {}
-    epochs = last.get("epochs", last.get("epoch", 0))
+    dataset, git, environment = (_mapping(run.get(k)) for k in ("dataset", "git", "environment"))
+    epochs, attempts = last.get("epochs", last.get("epoch", 0)), run.get("attempts")
     result = [
         ("status", record.status),
         ("arm", run.get("arm")),
-        ("seed", record.seed),
-        ("epochs", f"{epochs} of {record.config.get('train', {}).get('epochs', '?')}"),
+        ("seed", record.config.get("seed")),
+        ("epochs", f"{epochs} of {flatten(record.config).get('train.epochs', '?')}"),
         *(
             (tag, f"{_percent(last[tag])} %" if tag.endswith("accuracy") else number(last[tag], 4))
             for tag in last
@@ -243,8 +243,6 @@ def show_section(record: RunRecord) -> Section:
         for tag in ("test/accuracy", "train/loss")
         if (values := [r[tag] for r in record.metrics if tag in r])
     ]
-    git = run.get("git") or {}
-    environment = run.get("environment") or {}
     origin = [
         ("config hash", str(run.get("config_hash"))[:12]),
         ("git", f"{git.get('sha')}{' with uncommitted changes' if git.get('dirty') else ''}"),
@@ -256,7 +254,7 @@ def show_section(record: RunRecord) -> Section:
         ("about the data", dataset.get("note")),
         ("init hash", str(run.get("init_hash"))[:12]),
         ("data order hash", str(run.get("data_order_hash"))[:12]),
-        ("attempts", len(run.get("attempts", []))),
+        ("attempts", len(attempts) if isinstance(attempts, list) else None),
     ]
     config = [
         (key, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip())
@@ -268,6 +266,10 @@ def show_section(record: RunRecord) -> Section:
     blocks += [_pairs("Configuration", config), _pairs("Provenance", origin)]
     blocks += [Text(remark, "warning") for remark in record.remarks]
     return Section("show", str(record.root), tuple(blocks))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _ends(tag: str, values: Sequence[float | None]) -> str:

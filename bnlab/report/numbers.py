@@ -8,9 +8,9 @@ from bnlab.stats import Interval, TimeToTarget
 MISSING = "–"  # noqa: RUF001 - an en dash, as in printed tables
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Significant digits, without an exponent for everyday sizes."""
-    if value is None or not math.isfinite(value):
+def number(value: object, digits: int = 3) -> str:
+    """Significant digits, without an exponent for everyday sizes; a dash for what is no number."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
         return MISSING
     if value == 0 or 1e-4 <= abs(value) < 10**6:
         places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
