@@ -113,13 +113,13 @@ def run_experiment(
     run_dir = RunDir(root)
     with ExitStack() as stack:
         _refuse_unless_allowed(run_dir, config, options.resume)
+        stop = stack.enter_context(stop_on_signal())
         data = load_splits(config.dataset, watcher.loading)
         check_batch(config.model, config.train.batch_size, len(data.train))
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
-        stop = stack.enter_context(stop_on_signal())
         attempts = _attempts(run_dir)
         task = build_task(config, data, device, precision)
         run = {

@@ -149,6 +149,9 @@ def test_data_says_that_nothing_is_there(tmp_path: Path) -> None:
     done = bnlab("data", "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert json.loads(done.stdout)["cifar10"] == "missing"
+    (tmp_path / "data/mine/train").mkdir(parents=True)
+    (tmp_path / "data/mine/test").mkdir()
+    assert "dataset.root=data/mine" in bnlab("data", cwd=tmp_path).stdout
 
 
 def test_help_loads_neither_torch_nor_anything_else_heavy(tmp_path: Path) -> None:

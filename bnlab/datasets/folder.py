@@ -60,6 +60,14 @@ def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
     return data
 
 
+def find_image_folders(root: Path) -> list[Path]:
+    """Which of `root` and the folders in it look like class folders, with train/ and test/."""
+    below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [
+        path for path in (root, *below) if (path / "train").is_dir() and (path / "test").is_dir()
+    ]
+
+
 # ------------------------------------------------------------------------------------- listing
 
 

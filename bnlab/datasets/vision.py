@@ -12,7 +12,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import torch
+from torch import library
 
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[Any] = []
@@ -30,8 +30,8 @@ def torchvision_datasets() -> ModuleType:
     # Not before the first try: where the compiled operators load, a declaration would clash.
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    fragment = library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
-        library.define(operator + _NMS)
-    _declared.append(library)
+        fragment.define(operator + _NMS)
+    _declared.append(fragment)
     return importlib.import_module("torchvision.datasets")

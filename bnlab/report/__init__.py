@@ -1,0 +1,70 @@
+"""A comparison as a report: HTML, Markdown, JSON, CSV, SVG, and the terminal's table.
+
+A report is an ordered tuple of section functions, each from a `Comparison` to a `Section`, which
+the renderers turn into their format. The same runs give the same bytes.
+"""
+
+from pathlib import Path
+
+from bnlab.compare import Comparison
+from bnlab.report.blocks import Plot
+from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
+from bnlab.rundir import StorageError, write_text
+
+__all__ = ["FOLDER", "changed_verdicts", "default_folder", "read_report", "to_json", "write_report"]
+
+FOLDER = "report"
+"""Where a report goes by default, below the study's folder or below runs/."""
+
+
+def default_folder(comparison: Comparison, runs_dir: Path) -> Path:
+    """`runs/<study>/report` when all runs lie in one study, else `runs/report`.
+
+    Args:
+        comparison: What the report is about.
+        runs_dir: Folder of all runs.
+    """
+    studies = {run.root.resolve().parent.parent for run in comparison.runs}
+    if len(studies) > 1:
+        return runs_dir / FOLDER
+    study, here = studies.pop(), Path.cwd()
+    return (study.relative_to(here) if study.is_relative_to(here) else study) / FOLDER
+
+
+def title(comparison: Comparison) -> str:
+    """Heading of a report."""
+    names = ", ".join(comparison.studies) or "runs"
+    return f"bnlab compare: {names}"
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write every file of a report, and return their paths.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    from bnlab.report.page import render_html, render_markdown
+    from bnlab.report.plots import svg
+    from bnlab.report.sections import SECTIONS
+
+    sections = [made for make in SECTIONS if (made := make(comparison)).blocks]
+    plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
+    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption) for plot in plots}
+    heading = title(comparison)
+    files = {
+        "report.html": render_html(heading, sections, drawings),
+        "report.md": render_markdown(heading, sections),
+        "report.json": to_json(comparison),
+        "runs.csv": runs_csv(comparison),
+        "curves.csv": curves_csv(comparison),
+        **{f"{name}.svg": drawing for name, drawing in drawings.items()},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made: {error.strerror}; choose another folder with --out"
+        ) from None
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return [folder / name for name in files]

@@ -1,0 +1,295 @@
+"""Runs one by one: the list that `bnlab runs` prints, and the page on one run of `bnlab show`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bnlab.compare import run_folders
+from bnlab.config import flatten
+from bnlab.errors import BnlabError, ConfigError, did_you_mean
+from bnlab.report.blocks import Block, Column, Section, Table, Text
+from bnlab.report.numbers import MISSING, number
+from bnlab.rundir import RunDir, RunRecord, load_record
+
+SPARK = "▁▂▃▄▅▆▇█"
+
+BLANK = "·"
+"""Stands in a sparkline where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of the list.
+
+    Attributes:
+        path: The run directory, as it was reached.
+        values: What can be shown, filtered and sorted by: `status`, `arm`, `seed`, `epochs`,
+            every score and every configuration key. Holds `problem` where the run cannot be read.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+
+def list_runs(paths: Sequence[Path]) -> list[Row]:
+    """Every run at or below some paths, readable or not.
+
+    Raises:
+        ConfigError: If a path does not exist.
+    """
+    return [_row(root) for root in run_folders(paths)]
+
+
+def _row(root: Path) -> Row:
+    run_dir = RunDir(root)
+    study = root.resolve().parts[-3:-2]
+    try:
+        run, config = run_dir.read_run(), flatten(run_dir.read_config())
+        done = run_dir.read_summary() if run_dir.finished else _last_record(run_dir)
+    except BnlabError as error:
+        return Row(root, {"study": "".join(study), "status": "unreadable", "problem": str(error)})
+    status = str(done.get("status", run.get("status", "unknown")))
+    return Row(
+        root,
+        {
+            "study": "".join(study),
+            "arm": run.get("arm"),
+            "status": "unfinished" if status == "done" and not run_dir.finished else status,
+            "epochs": done.get("epochs", done.get("epoch", 0)),
+            "device": run.get("device"),
+            "precision": run.get("precision"),
+            **{tag: value for tag, value in done.items() if "/" in tag},
+            "train_seconds": done.get("train_seconds"),
+            **config,
+        },
+    )
+
+
+def _last_record(run_dir: RunDir) -> Mapping[str, Any]:
+    records = run_dir.read_metrics()
+    return records[-1] if records else {}
+
+
+def choose(rows: Sequence[Row], where: Sequence[str], status: str | None) -> list[Row]:
+    """The rows whose values are as asked for.
+
+    Args:
+        rows: All of them.
+        where: `key=value` conditions, all of which must hold; a key may be short (`lr`).
+        status: Like `where`'s `status=...`.
+
+    Raises:
+        ConfigError: If a condition is malformed or its key is in no row.
+    """
+    conditions = [*where, *([f"status={status}"] if status else [])]
+    kept = list(rows)
+    for condition in conditions:
+        key, equals, text = condition.partition("=")
+        if not equals:
+            raise ConfigError(f"--where {condition}: expected KEY=VALUE, as in optim.lr=0.1")
+        full = full_key(key.strip(), rows, "--where")
+        kept = [row for row in kept if _equal(row.values.get(full), text.strip())]
+    return kept
+
+
+def _equal(value: Any, text: str) -> bool:
+    if str(value) == text:
+        return True
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(text) == float(value)
+        return bool(yaml.safe_load(text) == value)
+    except (ValueError, yaml.YAMLError):
+        return False
+
+
+def full_key(key: str, rows: Sequence[Row], flag: str) -> str:
+    """The whole name of a key that may be short: `lr` is `optim.lr` where nothing else ends so.
+
+    Raises:
+        ConfigError: If no row has it, or several keys end so.
+    """
+    known = dict.fromkeys(name for row in rows for name in row.values)
+    if key in known or not rows:
+        return key
+    endings = [name for name in known if name.endswith((f".{key}", f".{key}.name"))]
+    if len(endings) == 1:
+        return endings[0]
+    if endings:
+        raise ConfigError(f"{flag} {key}: several keys end so: {', '.join(endings)}")
+    raise ConfigError(f"{flag}: unknown key {key!r}{did_you_mean(key, known)}")
+
+
+def ordered(rows: Sequence[Row], sort: str | None) -> list[Row]:
+    """Rows by a key, falling with a leading `-`; rows without it come last."""
+    if not sort:
+        return list(rows)
+    key = full_key(sort.removeprefix("-"), rows, "--sort")
+    have = [row for row in rows if row.values.get(key) is not None]
+    lack = [row for row in rows if row.values.get(key) is None]
+    have.sort(key=lambda row: _sortable(row.values[key]), reverse=sort.startswith("-"))
+    return have + lack
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, (int, float)):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def runs_section(rows: Sequence[Row], total: int) -> Section:
+    """The list as a table."""
+    columns = (
+        Column("run", numeric=False),
+        Column("status", numeric=False),
+        Column("epochs"),
+        Column("lr"),
+        Column("test, %"),
+        Column("train loss", detail=True),
+        Column("seconds", detail=True),
+    )
+    lines = tuple(
+        (
+            str(row.path),
+            str(row.values.get("status")),
+            _progress(row.values),
+            str(row.values.get("optim.lr", MISSING)),
+            _percent(row.values.get("test/accuracy")),
+            number(row.values.get("train/loss")),
+            number(row.values.get("train_seconds")),
+        )
+        for row in rows
+    )
+    shown = f"{len(rows)} of {total} runs" if len(rows) != total else f"{total} runs"
+    problems = tuple(str(row.values["problem"]) for row in rows if "problem" in row.values)
+    return Section("runs", shown, (Table("", columns, lines, problems),) if rows else ())
+
+
+def _progress(values: Mapping[str, Any]) -> str:
+    asked, done = values.get("train.epochs"), values.get("epochs", 0)
+    return MISSING if asked is None else str(done) if done == asked else f"{done}/{asked}"
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.2f}" if isinstance(value, (int, float)) else MISSING
+
+
+# --------------------------------------------------------------------------------------------- show
+
+
+def load_run(path: Path) -> RunRecord:
+    """The run at a path, or the only one below it.
+
+    Raises:
+        ConfigError: If there is none, or there are several.
+        BnlabError: If it cannot be read.
+    """
+    found = run_folders([path])
+    if len(found) == 1:
+        return load_record(found[0])
+    if not found:
+        raise ConfigError(f"{path}: no run here; bnlab runs lists what there is")
+    raise ConfigError(f"{path}: {len(found)} runs below it; name one of them (bnlab runs {path})")
+
+
+def sparkline(values: Sequence[float | None], width: int = 48) -> str:
+    """Values as one line of blocks, from the least to the greatest; a dot where there is none.
+
+    Args:
+        values: In order; more than `width` are averaged in groups.
+        width: Characters at most.
+    """
+    size = -(-len(values) // width) if values else 1
+    groups = [values[start : start + size] for start in range(0, len(values), size)]
+    means = []
+    for group in groups:
+        finite = [v for v in group if isinstance(v, (int, float)) and math.isfinite(v)]
+        means.append(sum(finite) / len(finite) if finite else None)
+    known = [mean for mean in means if mean is not None]
+    if not known:
+        return BLANK * len(means)
+    low, reach = min(known), max(known) - min(known)
+    steps = len(SPARK) - 1
+    return "".join(
+        BLANK if mean is None else SPARK[round(steps * (mean - low) / reach) if reach else 0]
+        for mean in means
+    )
+
+
+def show_section(record: RunRecord) -> Section:
+    """One run on one page."""
+    run, last = record.run, record.summary or (record.metrics[-1] if record.metrics else {})
+    dataset, git, environment = (_mapping(run.get(k)) for k in ("dataset", "git", "environment"))
+    epochs, attempts = last.get("epochs", last.get("epoch", 0)), run.get("attempts")
+    result = [
+        ("status", record.status),
+        ("arm", run.get("arm")),
+        ("seed", record.config.get("seed")),
+        ("epochs", f"{epochs} of {flatten(record.config).get('train.epochs', '?')}"),
+        *(
+            (tag, f"{_percent(last[tag])} %" if tag.endswith("accuracy") else number(last[tag], 4))
+            for tag in last
+            if tag.partition("/")[0] in ("train", "val", "test") and "/" in tag
+        ),
+        ("training", f"{number(last['train_seconds'])} s" if "train_seconds" in last else None),
+        ("error", run.get("error")),
+    ]
+    curves = [
+        (tag, f"{sparkline(values)}  {_ends(tag, values)}")
+        for tag in ("test/accuracy", "train/loss")
+        if (values := [r[tag] for r in record.metrics if tag in r])
+    ]
+    origin = [
+        ("config hash", str(run.get("config_hash"))[:12]),
+        ("git", f"{git.get('sha')}{' with uncommitted changes' if git.get('dirty') else ''}"),
+        ("device", run.get("device")),
+        ("hardware", environment.get("gpu") or environment.get("cpu")),
+        ("precision", run.get("precision")),
+        ("torch", environment.get("torch")),
+        ("data", f"{dataset.get('name')} {str(dataset.get('checksum'))[:12]}"),
+        ("about the data", dataset.get("note")),
+        ("init hash", str(run.get("init_hash"))[:12]),
+        ("data order hash", str(run.get("data_order_hash"))[:12]),
+        ("attempts", len(attempts) if isinstance(attempts, list) else None),
+    ]
+    config = [
+        (key, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip())
+        for key, value in flatten(record.config).items()
+    ]
+    blocks: list[Block] = (
+        [_pairs("", result), _pairs("", curves)] if curves else [_pairs("", result)]
+    )
+    blocks += [_pairs("Configuration", config), _pairs("Provenance", origin)]
+    blocks += [Text(remark, "warning") for remark in record.remarks]
+    return Section("show", str(record.root), tuple(blocks))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _ends(tag: str, values: Sequence[float | None]) -> str:
+    show = _percent if tag.endswith("accuracy") else number
+    return f"{show(values[0])} to {show(values[-1])}"
+
+
+def _pairs(title: str, pairs: Sequence[tuple[str, Any]]) -> Table:
+    rows = tuple((name, str(value)) for name, value in pairs if value not in (None, ""))
+    return Table(title, (Column("", numeric=False), Column("", numeric=False)), rows)
+
+
+def show_data(record: RunRecord) -> dict[str, Any]:
+    """One run for programs."""
+    return {
+        "path": str(record.root),
+        "status": record.status,
+        "summary": record.summary,
+        "config": record.config,
+        "run": record.run,
+        "metrics": record.metrics,
+        "remarks": record.remarks,
+    }

@@ -1,0 +1,95 @@
+"""Numbers as text: sensible digits, a dash for what is not there."""
+
+import math
+
+from bnlab.compare import Effect, Metric, Result
+from bnlab.stats import Interval, TimeToTarget
+
+MISSING = "–"  # noqa: RUF001 - an en dash, as in printed tables
+
+
+def number(value: object, digits: int = 3) -> str:
+    """Significant digits, without an exponent for everyday sizes; a dash for what is no number."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return MISSING
+    if value == 0 or 1e-4 <= abs(value) < 10**6:
+        places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+        return f"{value:,.{max(0, places)}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def _places(metric: Metric) -> int:
+    # 0.01 pp is one image of CIFAR-10's 10,000 test images.
+    return 2 if metric.unit else 4
+
+
+def score(value: float | None, metric: Metric) -> str:
+    """A value of the metric in the unit of tables."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value * metric.scale:.{_places(metric)}f}"
+
+
+def difference(value: float | None, metric: Metric) -> str:
+    """A signed difference in the unit of tables."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value * metric.scale:+.{_places(metric)}f}"
+    return text.replace("-", "−")  # noqa: RUF001 - a minus sign is as wide as the plus
+
+
+def score_interval(interval: Interval | None, metric: Metric) -> str:
+    """Limits of a value."""
+    if interval is None:
+        return MISSING
+    return f"{score(interval.low, metric)} to {score(interval.high, metric)}"
+
+
+def difference_interval(interval: Interval | None, metric: Metric) -> str:
+    """Limits of a difference."""
+    if interval is None:
+        return MISSING
+    return f"{difference(interval.low, metric)} to {difference(interval.high, metric)}"
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits; `<0.0001` below that."""
+    if p is None or not math.isfinite(p):
+        return MISSING
+    if p < 1e-4:
+        return "<0.0001"
+    return number(p, 2) if p < 0.9995 else "1"
+
+
+def time(value: TimeToTarget | None, digits: int = 3) -> str:
+    """A time to a target; `> 20` if it was not reached by then."""
+    if value is None:
+        return MISSING
+    text = f"{value.value:g}" if value.value == round(value.value) else number(value.value, digits)
+    return text if value.reached else f"> {text}"
+
+
+def with_unit(text: str, metric: Metric) -> str:
+    """`+1.23 pp`; a loss has no unit worth a word."""
+    return f"{text} {metric.unit}".rstrip()
+
+
+def at_setting(setting: float | None, tuned: str | None) -> str:
+    """` (lr 0.1)`, or nothing where nothing is tuned."""
+    return f" ({(tuned or '').rpartition('.')[2]} {setting:g})" if setting is not None else ""
+
+
+def column(metric: Metric) -> str:
+    """Heading of a column of values: `test/accuracy, %`."""
+    return f"{metric.name}, %" if metric.unit else metric.name
+
+
+def seeds(effect: Effect) -> str:
+    """`8`, or `8 vs 10` where the arms are independent samples of unequal size."""
+    a, b = len(effect.seeds), len(effect.baseline_seeds)
+    return str(a) if a == b else f"{a} vs {b}"
+
+
+def spread(result: Result, metric: Metric) -> str:
+    """Standard deviation over seeds in the unit of tables."""
+    return MISSING if result.sd is None else f"{result.sd * metric.scale:.{_places(metric)}f}"

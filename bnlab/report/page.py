@@ -1,0 +1,81 @@
+"""Sections as an HTML page and as Markdown."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from bnlab import __version__
+from bnlab.report.blocks import Block, Bullets, Plot, Section, Table, Text
+
+
+def render_html(title: str, sections: Sequence[Section], drawings: Mapping[str, str]) -> str:
+    """One self-contained page.
+
+    Args:
+        title: Its heading.
+        sections: Its parts.
+        drawings: SVG elements by the name of their plot.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["breakable"] = _breakable
+    template = environment.get_template("report.html.j2")
+    return (
+        template.render(
+            title=title, sections=sections, drawings=drawings, groups=_groups, version=__version__
+        )
+        + "\n"
+    )
+
+
+def _breakable(text: str) -> Markup:
+    """Lets a narrow page break names such as `batch-after_activation` and `model.norm.name`."""
+    return Markup(re.sub(r"([_.=])(?=[A-Za-z])", r"\1<wbr>", str(escape(text))))  # noqa: S704 - escaped
+
+
+def _groups(blocks: Iterable[Block]) -> list[tuple[str, list[Block]]]:
+    """Neighbors of one kind together: plots stand side by side."""
+    return [(kind, list(same)) for kind, same in groupby(blocks, lambda b: type(b).__name__)]
+
+
+def render_markdown(title: str, sections: Sequence[Section]) -> str:
+    """The same in GitHub's Markdown; plots are links to the SVG files beside it."""
+    parts = [f"# {_escape(title)}"]
+    for section in sections:
+        parts.append(f"## {_escape(section.title)}")
+        parts += [_markdown(block) for block in section.blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Text):
+        text = _escape(block.text)
+        return {"plain": text, "note": f"*{text}*", "warning": f"**{text}**"}[block.kind]
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {_escape(item)}" for item in block.items)
+    if isinstance(block, Plot):
+        return f"![{_escape(block.caption)}]({block.name}.svg)"
+    return _markdown_table(block)
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [f"**{_escape(table.title)}**", ""] if table.title else []
+    lines.append(_row(column.name for column in table.columns))
+    lines.append(_row("---:" if column.numeric else "---" for column in table.columns))
+    lines += [_row(map(_escape, row)) for row in table.rows]
+    if table.notes:
+        lines += ["", *(f"- {_escape(note)}" for note in table.notes)]
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

@@ -1,0 +1,82 @@
+"""Sections on a terminal: sentences and tables, without plots."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
+
+from bnlab.report.blocks import Block, Bullets, Section, Table, Text
+
+WIDE = 110
+"""Columns from which tables show their details."""
+
+PIPED = 120
+"""Columns for a reader that is no terminal."""
+
+
+def stdout_console() -> Console:
+    """Rich on stdout; without a terminal it does not guess a narrow one."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        import os
+
+        console = Console(highlight=False, width=int(os.environ.get("COLUMNS", PIPED)))
+    return console
+
+
+def print_sections(sections: Sequence[Section], console: Console) -> None:
+    """Print what a terminal can show."""
+    for section in sections:
+        blocks = [block for block in section.blocks if isinstance(block, (Text, Bullets, Table))]
+        if not blocks:
+            continue
+        console.print(RichText(section.title, style="bold"))
+        for block in blocks:
+            _print(block, console)
+        console.print()
+
+
+def _print(block: Block, console: Console) -> None:
+    if isinstance(block, Text):
+        style = {"plain": "", "note": "dim", "warning": "bold yellow"}[block.kind]
+        console.print(RichText(block.text, style=style))
+    elif isinstance(block, Bullets):
+        for item in block.items:
+            _hanging(f"• {item}", console)
+    elif isinstance(block, Table):
+        _print_table(block, console)
+
+
+def _hanging(text: str, console: Console, style: str = "") -> None:
+    lines = RichText(text, style=style).wrap(console, console.width - 2)
+    for number, line in enumerate(lines):
+        console.print(Padding(line, (0, 0, 0, 2 if number else 0), expand=False))
+
+
+def _print_table(table: Table, console: Console) -> None:
+    wide = console.width >= WIDE
+    shown = [place for place, column in enumerate(table.columns) if wide or not column.detail]
+    grid = RichTable(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        show_header=any(column.name for column in table.columns),
+    )
+    for place in shown:
+        column = table.columns[place]
+        grid.add_column(
+            RichText(column.name),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            no_wrap=column.numeric and len(table.columns) < 9,
+        )
+    for row in table.rows:
+        grid.add_row(*(RichText(row[place]) for place in shown))
+    if table.title:
+        console.print(RichText(table.title, style="italic"))
+    console.print(grid)
+    for note in table.notes:
+        _hanging(f"• {note}", console, style="dim")
