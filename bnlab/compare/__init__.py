@@ -1,0 +1,133 @@
+"""From run directories to effects: arms, the audit of their pairing, and what may be said of them.
+
+`load_runs` reads; `compare` is pure and computes a `Comparison` once, of which every table, plot
+and file of a report is a view. An *arm* is a configuration up to seed, name and paths. Where arms
+were tried at several values of a tuned key (the learning rate), that key is no part of the arm:
+arms are compared at the same value and each at its best.
+"""
+
+from collections.abc import Sequence
+
+from bnlab.compare.arms import choose_baseline, differing_factors, make_arms, varying_keys
+from bnlab.compare.provenance import caveats, gather_facts, mixed_line, refuse_mixed
+from bnlab.compare.results import (
+    ALPHA,
+    LEVEL,
+    Arm,
+    Arrival,
+    Comparison,
+    Cost,
+    Curve,
+    Effect,
+    Fact,
+    Metric,
+    Options,
+    Probe,
+    Response,
+    Result,
+    Verdict,
+    View,
+    make_metric,
+    score_of,
+)
+from bnlab.compare.runs import Remark, Run, load_runs, run_folders
+from bnlab.compare.training import (
+    choose_target,
+    find_arrivals,
+    mean_curves,
+    measure_costs,
+    summarize_probes,
+)
+from bnlab.compare.views import make_result, make_views, respond
+from bnlab.errors import ConfigError, did_you_mean
+
+__all__ = [
+    "ALPHA",
+    "LEVEL",
+    "Arm",
+    "Arrival",
+    "Comparison",
+    "Cost",
+    "Curve",
+    "Effect",
+    "Fact",
+    "Metric",
+    "Options",
+    "Probe",
+    "Remark",
+    "Response",
+    "Result",
+    "Run",
+    "Verdict",
+    "View",
+    "compare",
+    "differing_factors",
+    "load_runs",
+    "make_metric",
+    "make_result",
+    "mixed_line",
+    "run_folders",
+    "score_of",
+]
+
+
+def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = ()) -> Comparison:
+    """Everything that a report says about some runs.
+
+    Raises:
+        ConfigError: If there are no runs, or none has the metric, or the baseline is unknown.
+        RefusedError: If runs of different code, device, precision or data are mixed.
+    """
+    metric = make_metric(options.metric)
+    notes = list(remarks)
+    kept = _with_metric(runs, metric, notes)
+    arms, tuned = make_arms(kept, options.tuned, notes)
+    facts = gather_facts(kept)
+    if not options.allow_mixed:
+        refuse_mixed(kept, facts)
+    baseline, reason = choose_baseline(arms, options.baseline)
+    arms = [baseline, *(arm for arm in arms if arm is not baseline)]
+    responses = tuple(respond(arm, tuned, metric) for arm in arms) if tuned else ()
+    views, cells = make_views(arms, tuned, metric, responses, options.margin)
+    target, tag = choose_target(cells, options)
+    return Comparison(
+        metric=metric,
+        margin=options.margin,
+        studies=tuple(sorted({run.study for run in kept})),
+        caveats=caveats(kept, facts),
+        arms=tuple(arms),
+        baseline=baseline.name,
+        baseline_reason=reason,
+        tuned=tuned,
+        views=views,
+        responses=responses,
+        target=target,
+        target_tag=tag,
+        arrivals=find_arrivals(cells, views[0], target, tag),
+        costs=measure_costs(cells),
+        curves=mean_curves(cells),
+        probes=summarize_probes(cells),
+        varying=varying_keys(arms, tuned),
+        facts=facts,
+        runs=tuple(kept),
+        remarks=tuple(notes),
+    )
+
+
+def _with_metric(runs: Sequence[Run], metric: Metric, remarks: list[Remark]) -> list[Run]:
+    if not runs:
+        reasons = "".join(f"\n  {remark.where}: {remark.what}" for remark in remarks[:20])
+        raise ConfigError(
+            "no finished runs to compare; train some (bnlab train --config FILE), or name the "
+            f"folder that holds them{reasons}"
+        )
+    kept = [run for run in runs if score_of(run, metric) is not None]
+    if not kept:
+        known = {tag for run in runs for tag in run.final if "/" in tag or tag == "seconds"}
+        raise ConfigError(f"no run recorded {metric.name!r}{did_you_mean(metric.name, known)}")
+    remarks += [
+        Remark(run.path, f"no finite {metric.name} at its end; left out")
+        for run in runs
+        if score_of(run, metric) is None
+    ]
+    return kept
