@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Heavy libraries load inside the commands."""
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 
 def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
+    logging.basicConfig(format="bnlab: %(message)s", level=logging.WARNING)
     try:
         app()
     except BnlabError as error:
@@ -130,11 +132,16 @@ def train(
         raise typer.Exit(3)
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _result_line(summary: Mapping[str, Any]) -> str:
-    accuracy = summary["test/accuracy"]
+    split = next(s for s in ("test", "val", "train") if f"{s}/accuracy" in summary)
+    accuracy = summary[f"{split}/accuracy"]
     return (
         f"{summary['status']}: {summary['arm']}, seed {summary['seed']}, "
-        f"{summary['epochs']} epochs, test accuracy {100 * accuracy:.2f} %, "
+        f"{_count(summary['epochs'], 'epoch')}, {split} accuracy {100 * accuracy:.2f} %, "
         f"{summary['train_seconds']:.1f} s of training in {summary['precision']} "
         f"on {summary['device']} ({summary['note']})"
     )
@@ -196,17 +203,21 @@ def data(
 ) -> None:
     """Say which data sets are at hand; fetch CIFAR-10."""
     from bnlab.datasets.cifar10 import cifar10_status, fetch_cifar10
+    from bnlab.datasets.folder import find_image_folders
 
     if fetch:
         from bnlab.console import loading_progress
 
         with loading_progress() as progress:
             fetch_cifar10(root, progress)
-    status = cifar10_status(root)
+    status, folders = cifar10_status(root), [str(path) for path in find_image_folders(root)]
     if as_json:
-        _print_json({"root": str(root), "cifar10": status.state, "detail": status.detail})
-    else:
-        typer.echo(f"cifar10: {status.state}: {status.detail}")
+        _print_json({"cifar10": status.state, "message": status.message, "folder": folders})
+        return
+    typer.echo(f"cifar10    {status.state}: {status.message}")
+    for folder in folders:
+        typer.echo(f"folder     ready: --set dataset.name=folder --set dataset.root={folder}")
+    typer.echo("synthetic  ready: drawn by bnlab, not CIFAR-10")
 
 
 @app.command()
@@ -354,6 +365,137 @@ def show(
         _print_json(show_data(record))
     else:
         print_sections([show_section(record)], stdout_console())
+
+
+study_app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudySets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Override for all arms; without any, those of the last `study run` count again.",
+    ),
+]
+StudyName = Annotated[
+    str | None, typer.Option(help="Folder under the runs folder, if not the study's own name.")
+]
+
+
+@study_app.command("plan")
+def study_plan(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the runs of a study, how far they are and how long the rest takes; write nothing."""
+    from bnlab import study
+
+    survey = study.survey_study(
+        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
+    )
+    estimate = study.estimate_left(survey, runs_dir)
+    if as_json:
+        _print_json(study.study_as_data(survey, estimate))
+        return
+    _print_parts(
+        study.render_plan(survey),
+        study.render_choices(survey),
+        study.render_estimate(survey, estimate),
+    )
+
+
+@study_app.command("status")
+def study_status(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is, while it runs or after; write nothing."""
+    from bnlab import study
+
+    survey = study.survey_study(
+        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
+    )
+    if as_json:
+        _print_json(study.study_as_data(survey))
+        return
+    _print_parts(
+        study.render_plan(survey),
+        study.render_choices(survey),
+        study.render_under_way(survey),
+        study.render_results(survey) if study.results(survey) else "",
+    )
+
+
+@study_app.command("run")
+def study_run(
+    file: StudyPath,
+    sets: StudySets = None,
+    runs_dir: RunsDir = Path("runs"),
+    name: StudyName = None,
+    jobs: Annotated[
+        str, typer.Option(help="Runs at once: a number, or auto for what suits the machine.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Bit-identical repeats on a GPU, slower.")
+    ] = False,
+    executor: Annotated[
+        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+    ] = "processes",
+    force: Annotated[bool, typer.Option("--force", help="Go beyond the study's budget.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing of a study; ends with 6 if a run failed."""
+    from bnlab import study
+    from bnlab.console import watching_study
+
+    options = study.StudyOptions(_jobs(jobs), device, deterministic, executor, force)
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    with watching_study() as (watcher, say):
+        finished = study.run_study(plan, runs_dir, options, watcher, say)
+    if as_json:
+        _print_json({**study.study_as_data(finished.survey), "failures": dict(finished.failures)})
+    else:
+        _print_parts(
+            study.render_choices(finished.survey),
+            study.render_results(finished.survey) if study.results(finished.survey) else "",
+            f"{finished.survey.folder}",
+        )
+    study.raise_failures(finished, _study_command(file, sets, runs_dir, name))
+
+
+def _jobs(text: str) -> int | None:
+    from bnlab.errors import ConfigError
+
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--jobs {text}: expected a number from 1, or auto")
+    return int(text)
+
+
+def _print_parts(*parts: str) -> None:
+    typer.echo("\n\n".join(part for part in parts if part))
+
+
+def _study_command(
+    file: Path, sets: list[str] | None, runs_dir: Path, name: str | None
+) -> list[str]:
+    words = ["bnlab", "study", "run", str(file)]
+    for text in sets or ():
+        words += ["--set", text]
+    if runs_dir != Path("runs"):
+        words += ["--runs-dir", str(runs_dir)]
+    return [*words, "--name", name] if name else words
 
 
 if __name__ == "__main__":

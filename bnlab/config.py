@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
@@ -164,8 +164,9 @@ class TrainConfig(Section):
     and the loss are fp32 in every mode. What was used is recorded in run.json."""
     eval_batch_size: int = Field(1000, ge=1)
     """Images per batch when measuring; matters only to `evaluate_in_train_mode`."""
-    test_every: int = Field(1, ge=0)
-    """Epochs between readings of the test set; 0 for one reading after the last epoch."""
+    test_every: int | None = Field(1, ge=0)
+    """Epochs between readings of the test set; 0 for one reading after the last epoch, null for
+    none at all: tuning must not see it."""
     evaluate_in_train_mode: bool = False
     """Measure with the batch's own statistics and let them enter the running ones: document 001's
     missing `net.eval()`, to be reproduced on purpose."""
@@ -405,27 +406,90 @@ def build_config(layers: Sequence[Layer], vocabulary: Vocabulary) -> Config:
     Raises:
         ConfigError: With every fault found, one a line.
     """
+    merged = merge_layers(layers)
+    config, faults = _validate(Config, merged.tree)
+    faulty = {path for path, _ in faults}
+    faults += [
+        (path, message)
+        for path, message in _unknown_names(merged.tree, vocabulary)
+        if path not in faulty and path[:1] not in faulty
+    ]
+    if faults or config is None:
+        raise ConfigError(_describe_all(faults, merged.marks))
+    return restore_config(_meaningful(config, vocabulary))
+
+
+def restore_config(resolved: Mapping[str, Any]) -> Config:
+    """The configuration whose `resolved` data this is; it hashes alike."""
+    return Config.model_validate(_lists_to_tuples(resolved))
+
+
+def merge_layers(layers: Iterable[Layer]) -> Layer:
+    """Values of configurations laid over one another, later ones on top."""
     tree: dict[str, Any] = {}
     marks: dict[KeyPath, str] = {}
     for layer in layers:
         _overlay(tree, _expand_shorthand(layer.tree))
         marks.update(layer.marks)
+    return Layer(tree, marks)
 
-    faults: list[tuple[KeyPath, str]] = []
-    config = Config()
+
+def sublayer(layer: Layer, *path: str | int) -> Layer:
+    """The mapping at `path` as a layer of its own; its keys may be dotted, as in `optim.lr: 0.1`.
+
+    Raises:
+        ConfigError: If a key is given both dotted and nested.
+    """
+    value: Any = layer.tree
+    for part in path:
+        value = value[part]
+    below = {place[len(path) :]: mark for place, mark in layer.marks.items() if _under(place, path)}
+    tree: dict[str, Any] = {}
+    marks: dict[KeyPath, str] = {}
+    for key, item in (value or {}).items():
+        parts = tuple(str(key).split("."))
+        for place, mark in below.items():
+            if place[0] == key:
+                for end in range(1, len(parts)):
+                    marks.setdefault(parts[:end], mark)
+                marks[(*parts, *place[1:])] = mark
+        nested = item
+        for part in reversed(parts[1:]):
+            nested = {part: nested}
+        twice = flatten(tree).keys() & flatten({parts[0]: nested}).keys()
+        if twice:
+            where = mark_of(parts, marks)
+            raise ConfigError(f"{where}: {', '.join(sorted(twice))}: given twice; keep one")
+        _overlay(tree, {parts[0]: nested})
+    return Layer(tree, marks)
+
+
+def _under(place: KeyPath, path: KeyPath) -> bool:
+    return len(place) > len(path) and place[: len(path)] == path
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def build_section(section: type[SectionT], layer: Layer) -> SectionT:
+    """Validate a file of another schema than `Config` (a study), with the same words for faults.
+
+    Raises:
+        ConfigError: With every fault found, one a line.
+    """
+    value, faults = _validate(section, layer.tree)
+    if value is None:
+        raise ConfigError(_describe_all(faults, layer.marks))
+    return value
+
+
+def _validate(
+    section: type[SectionT], tree: Mapping[str, Any]
+) -> tuple[SectionT | None, list[tuple[KeyPath, str]]]:
     try:
-        config = Config.model_validate(_lists_to_tuples(tree))
+        return section.model_validate(_lists_to_tuples(tree)), []
     except ValidationError as error:
-        faults = [(fault["loc"], _explain(fault)) for fault in error.errors()]
-    faulty = {path for path, _ in faults}
-    faults += [
-        (path, message)
-        for path, message in _unknown_names(tree, vocabulary)
-        if path not in faulty and path[:1] not in faulty
-    ]
-    if faults:
-        raise ConfigError("\n".join(_describe(path, message, marks) for path, message in faults))
-    return Config.model_validate(_lists_to_tuples(_meaningful(config, vocabulary)))
+        return None, [(fault["loc"], _explain(fault, section)) for fault in error.errors()]
 
 
 def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
@@ -507,11 +571,13 @@ _EXPECTED = {
 }
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, root: type[Section]) -> str:
     """One pydantic error in bnlab's words: the value, what is allowed, what to do."""
     path, kind, value = fault["loc"], fault["type"], fault["input"]
+    if kind == "missing":
+        return "required, but not given"
     if kind == "extra_forbidden":
-        return f"unknown key{_suggest_key(path)}"
+        return f"unknown key{_suggest_key(path, root)}"
     if path[-1:] == ("name",) and isinstance(value, bool):
         return (
             f"got the boolean {str(value).lower()} (YAML reads off, no and false, on, yes and true "
@@ -519,7 +585,7 @@ def _explain(fault: Any) -> str:
         )
     shown = json.dumps(value) if isinstance(value, (str, bool, int, float)) else str(value)
     if kind == "literal_error":
-        return f"got {shown}{did_you_mean(value, _choices(path))}"
+        return f"got {shown}{did_you_mean(value, _choices(path, root))}"
     if kind == "string_pattern_mismatch":
         return (
             f"got {shown}; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
@@ -528,8 +594,8 @@ def _explain(fault: Any) -> str:
     return f"{message[0].lower()}{message[1:]}, got {shown}"
 
 
-def _section_at(path: KeyPath) -> type[Section] | None:
-    section: type[Section] = Config
+def _section_at(path: KeyPath, root: type[Section]) -> type[Section] | None:
+    section = root
     for part in path:
         field = section.model_fields.get(str(part))
         annotation = field.annotation if field else None
@@ -539,32 +605,37 @@ def _section_at(path: KeyPath) -> type[Section] | None:
     return section
 
 
-def _choices(path: KeyPath) -> tuple[str, ...]:
-    section = _section_at(path[:-1])
+def _choices(path: KeyPath, root: type[Section]) -> tuple[str, ...]:
+    section = _section_at(path[:-1], root)
     annotation = section.model_fields[str(path[-1])].annotation if section else None
     return getattr(annotation, "__args__", ())
 
 
-def _all_keys(section: type[Section] = Config, prefix: str = "") -> Iterable[str]:
+def _all_keys(section: type[Section], prefix: str = "") -> Iterable[str]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _all_keys(field.annotation, f"{prefix}{name}.")
 
 
-def _suggest_key(path: KeyPath) -> str:
+def _suggest_key(path: KeyPath, root: type[Section]) -> str:
     """A known key for an unknown one: a near name in its section, else its name in another."""
-    section = _section_at(path[:-1])
+    section = _section_at(path[:-1], root)
     known = tuple(section.model_fields) if section else ()
     wrong = str(path[-1])
-    elsewhere = [key for key in _all_keys() if key.split(".")[-1] == wrong]
+    elsewhere = [key for key in _all_keys(root) if key.split(".")[-1] == wrong]
     if elsewhere:
         return f"; did you mean {elsewhere[0]!r}? (known here: {', '.join(sorted(known))})"
     return did_you_mean(wrong, known)
 
 
-def _describe(path: KeyPath, message: str, marks: Mapping[KeyPath, str]) -> str:
-    place = next(
-        (marks[path[:end]] for end in range(len(path), 0, -1) if path[:end] in marks), "defaults"
+def mark_of(path: KeyPath, marks: Mapping[KeyPath, str]) -> str:
+    """Where a key, or the nearest key above it, was given."""
+    above = (path[:end] for end in range(len(path), -1, -1))
+    return next((marks[key] for key in above if key in marks), "defaults")
+
+
+def _describe_all(faults: Iterable[tuple[KeyPath, str]], marks: Mapping[KeyPath, str]) -> str:
+    return "\n".join(
+        f"{mark_of(path, marks)}: {dotted(path)}: {message}" for path, message in faults
     )
-    return f"{place}: {dotted(path)}: {message}"

@@ -1,19 +1,24 @@
 """What a person sees while a run goes, on stderr: a live bar on a terminal, else plain lines."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnlab.config import Config, arm_label
+from bnlab.executors import Cell, Outcome, StudyWatcher, epochs_done, show_progress
 from bnlab.experiment import Watcher
 from bnlab.train import Position
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 STEP_REFRESH_SECONDS = 0.2
+STUDY_REFRESH_SECONDS = 0.5
 LOADING_SECONDS = 2.0
 """Without a terminal, loading says a line only this often."""
 
@@ -41,13 +46,14 @@ class PlainWatcher(Watcher):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._seconds: list[float] = []
-        self._said = 0.0
+        self._said = time.monotonic()
 
     def loading(self, what: str, done: int, total: int) -> None:
         """Say how far loading is, now and then."""
         if time.monotonic() - self._said > LOADING_SECONDS:
             self._said = time.monotonic()
-            self._console.print(f"{what}: {done:,} of {total:,}", markup=False, soft_wrap=True)
+            end = f" of {total:,}" if total else ""
+            self._console.print(f"{what}: {done:,}{end}", markup=False, soft_wrap=True)
 
     def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
         """Say how the epoch went."""
@@ -78,11 +84,15 @@ class LiveWatcher(Watcher):
     def loading(self, what: str, done: int, total: int) -> None:
         """Move the loading bar."""
         if self._loading is None:
-            self._loading = self._progress.add_task(escape(what), total=total, detail="")
+            self._loading = self._progress.add_task("", total=None, detail="")
         self._progress.update(
-            self._loading, completed=done, total=total, detail=f"{done:,}/{total:,}"
+            self._loading,
+            description=escape(what),
+            completed=done,
+            total=total or None,  # rich pulses where the end is not known
+            detail=f"{done:,}/{total:,}" if total else f"{done:,}",
         )
-        if done >= total:
+        if total and done >= total:
             self._progress.remove_task(self._loading)
             self._loading = None
 
@@ -140,6 +150,129 @@ def watching(config: Config) -> Iterator[Watcher]:
     watcher.starting(config)
     with watcher.live():
         yield watcher
+
+
+class PlainStudyWatcher(StudyWatcher):
+    """A line for each run that ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._finished, self._total = 0, 0
+        self._waited = False
+
+    def say(self, line: str) -> None:
+        """Print one line as it is."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def planned(self, finished: int, total: int) -> None:
+        """Remember how far the study is."""
+        self._finished, self._total = finished, total
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say how a run ended."""
+        self._finished += outcome.ending in {"done", "diverged"}
+        if outcome.ending != "taken":
+            self.say(f"{self._finished}/{self._total}  {outcome_line(outcome)}")
+
+    def waiting(self, count: int) -> None:
+        """Say once that others are at work."""
+        if not self._waited:
+            self._waited = True
+            self.say(f"waiting for {count} runs that another process trains")
+
+
+class LiveStudyWatcher(StudyWatcher):
+    """An overall bar, under it a line per active run, and above it what has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._overall = self._progress.add_task("runs", total=None, detail="")
+        self._finished, self._total, self._failed = 0, 0, 0
+        self._lines: dict[Path, TaskID] = {}
+        self._refreshed = 0.0
+
+    def say(self, line: str) -> None:
+        """Print one line above the bars."""
+        self._progress.console.print(line, markup=False, soft_wrap=True)
+
+    def planned(self, finished: int, total: int) -> None:
+        """Set the length of the overall bar."""
+        self._finished, self._total = finished, total
+        self._show_overall(0.0)
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        """Show how far each active run is, a few times a second."""
+        now = time.monotonic()
+        if now - self._refreshed < STUDY_REFRESH_SECONDS:
+            return
+        self._refreshed = now
+        for root in self._lines.keys() - {cell.root for cell in cells}:
+            self._progress.remove_task(self._lines.pop(root))
+        parts = 0.0
+        for cell in cells:
+            epochs, total = epochs_done(cell), cell.config.train.epochs
+            parts += epochs / total
+            if cell.root not in self._lines:
+                label = escape(f"  {cell.label}")
+                self._lines[cell.root] = self._progress.add_task(label, total=total, detail="")
+            self._progress.update(
+                self._lines[cell.root], completed=epochs, detail=escape(show_progress(cell))
+            )
+        self._show_overall(parts)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print a run's end above the bars."""
+        self._finished += outcome.ending in {"done", "diverged"}
+        self._failed += outcome.ending == "failed"
+        if outcome.ending != "taken":
+            self.say(outcome_line(outcome))
+
+    def waiting(self, count: int) -> None:
+        """Say under the bar that others are at work."""
+        self._progress.update(
+            self._overall, detail=f"waiting for {count} runs that another process trains"
+        )
+
+    def _show_overall(self, parts: float) -> None:
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._progress.update(
+            self._overall,
+            total=self._total,
+            completed=self._finished + parts,
+            detail=f"{self._finished}/{self._total} finished{failed}",
+        )
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the bars while the context lasts."""
+        with self._progress:
+            yield
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """One run's end in one line."""
+    what = show_progress(outcome.cell) if outcome.ending in {"done", "diverged"} else ""
+    return f"{outcome.ending}: {outcome.cell.label}: {outcome.reason or what}".rstrip(": ")
+
+
+@contextmanager
+def watching_study() -> Iterator[tuple[StudyWatcher, Callable[[str], None]]]:
+    """A watcher that suits where stderr goes, and a way to say a line there."""
+    console = stderr_console()
+    if not console.is_terminal:
+        plain = PlainStudyWatcher(console)
+        yield plain, plain.say
+        return
+    watcher = LiveStudyWatcher(console)
+    with watcher.live():
+        yield watcher, watcher.say
 
 
 def _duration(seconds: float) -> str:

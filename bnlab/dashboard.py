@@ -34,11 +34,10 @@ def run_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     flat = {run: flatten(config) for run, config in configs.items()}
     keys = {key: None for values in flat.values() for key in values}
     ignored = set(UNHASHED) - {"seed"}
-    varying = [
-        key
-        for key in keys
-        if key not in ignored and len({repr(values.get(key)) for values in flat.values()}) > 1
-    ]
+    # A key that some runs lack (they have no norm, so no placement) tells apart only the others.
+    found = {key: {repr(values[key]) for values in flat.values() if key in values} for key in keys}
+    varying = [key for key in keys if key not in ignored and len(found[key]) > 1]
+    varying.sort(key=lambda key: key == "seed")  # last; all others as they stand in the schema
     names = {
         run: ", ".join(f"{_short(key)}={values[key]}" for key in varying if key in values)
         for run, values in flat.items()

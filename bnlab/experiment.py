@@ -34,7 +34,7 @@ from bnlab.runtime import (
     resolve_precision,
     stop_on_signal,
 )
-from bnlab.train import Outcome, Position, Task, fit
+from bnlab.train import Outcome, Position, Task, fit, weighted_layers
 
 VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
 """The names that a configuration may use."""
@@ -113,13 +113,13 @@ def run_experiment(
     run_dir = RunDir(root)
     with ExitStack() as stack:
         _refuse_unless_allowed(run_dir, config, options.resume)
+        stop = stack.enter_context(stop_on_signal())
         data = load_splits(config.dataset, watcher.loading)
         check_batch(config.model, config.train.batch_size, len(data.train))
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
-        stop = stack.enter_context(stop_on_signal())
         attempts = _attempts(run_dir)
         task = build_task(config, data, device, precision)
         run = {
@@ -143,6 +143,17 @@ def run_experiment(
         run_dir.write_summary(summary)
         _write_status(run_dir, run, summary["status"])
         return summary
+
+
+def check_config(config: Config) -> None:
+    """Find what can be found wrong without reading data.
+
+    Raises:
+        ConfigError: If the network cannot be built, or cannot be trained in batches of that size.
+    """
+    build_model(config.model, seed=config.seed)
+    images = config.dataset.train_size or config.train.batch_size
+    check_batch(config.model, config.train.batch_size, images)
 
 
 def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
@@ -174,7 +185,7 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         if split is not None
     }
     model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
     calibrate(model, normalize.apply(sample.to(device)))
     return Task(
@@ -215,7 +226,9 @@ def _train(
         watcher.step(position, task.train.steps)
         return stop()
 
-    with open_recorder(run_dir, task.config, epochs_done=task.position.epoch) as recorder:
+    with open_recorder(
+        run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
+    ) as recorder:
         for record, ending in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 probed = run_probes(task.config.probes, task.model, images, labels)

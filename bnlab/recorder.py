@@ -1,6 +1,6 @@
 """Where measurements go: metrics.jsonl, which counts, and TensorBoard, derived from it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,19 +9,12 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from bnlab.config import Config, flatten
-from bnlab.rundir import RunDir
+from bnlab.rundir import RunDir, storage
 
 HISTOGRAM_VALUES = 4096
 """Values per histogram; larger tensors are thinned evenly (a million would cost 70 ms)."""
 
 _RENAMED = {"seconds": "time/seconds", "images_per_second": "time/images_per_second"}
-_LAYOUT = {
-    "train and test": {
-        "loss": ["Multiline", [r"^(train|val|test)/loss$"]],
-        "accuracy": ["Multiline", [r"^(train|val|test)/accuracy$"]],
-    },
-    "gradients": {"norm per layer": ["Multiline", [r"^probe/grad_norm/.*"]]},
-}
 
 
 class Recorder:
@@ -38,6 +31,10 @@ class Recorder:
             norms: The normalizers by name, whose gamma and beta are drawn as histograms.
         """
         self._run_dir.append_metrics(record)
+        with storage(self._run_dir.tensorboard):
+            self._draw(record, norms)
+
+    def _draw(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         epoch = record["epoch"]
         for tag, value in record.items():
             if tag not in {"epoch", "step"}:
@@ -45,16 +42,26 @@ class Recorder:
         for name, norm in norms.items():
             for parameter, values in norm.named_parameters():
                 if values.detach().isfinite().all():
-                    self._writer.add_histogram(f"{name}/{parameter}", _thin(values), epoch)
+                    self._writer.add_histogram(
+                        f"norm/{name}/{parameter}", _thin(values), epoch, bins="auto"
+                    )
         self._writer.flush()
 
 
 @contextmanager
-def open_recorder(run_dir: RunDir, config: Config, *, epochs_done: int) -> Iterator[Recorder]:
+def open_recorder(
+    run_dir: RunDir, config: Config, layers: Iterable[str], *, epochs_done: int
+) -> Iterator[Recorder]:
     """A recorder that goes on after `epochs_done` epochs; what was written after them is dropped.
 
     TensorBoard shows epochs on its horizontal axis. On resuming, `purge_step` makes it forget the
     events of epochs that will be trained again, so that no curve runs back.
+
+    Args:
+        run_dir: The run.
+        config: For TensorBoard's table of hyperparameters.
+        layers: Layers with gradient norms, one chart each.
+        epochs_done: Epochs whose records stay.
     """
     run_dir.keep_metrics(epochs_done)
     writer = SummaryWriter(
@@ -62,7 +69,7 @@ def open_recorder(run_dir: RunDir, config: Config, *, epochs_done: int) -> Itera
         purge_step=epochs_done + 1 if run_dir.tensorboard.exists() else None,
     )
     try:
-        writer.add_custom_scalars(_LAYOUT)
+        writer.add_custom_scalars(_layout(layers))
         # Not `add_hparams`: it would open a second run named by the time of day.
         for summary in hparams_summaries(
             _hparams(config),
@@ -74,6 +81,17 @@ def open_recorder(run_dir: RunDir, config: Config, *, epochs_done: int) -> Itera
         writer.close()
 
 
+def _layout(layers: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Charts that overlay train with test, and the runs' gradient norms layer by layer."""
+    return {
+        "train and test": {
+            "loss": ["Multiline", [r"^(train|val|test)/loss$"]],
+            "accuracy": ["Multiline", [r"^(train|val|test)/accuracy$"]],
+        },
+        "gradient norm": {layer: ["Multiline", [f"^probe/grad_norm/{layer}$"]] for layer in layers},
+    }
+
+
 def _hparams(config: Config) -> dict[str, Any]:
     """Every key of the schema, so that all runs have the same columns."""
     resolved = flatten(config.resolved())
@@ -81,8 +99,11 @@ def _hparams(config: Config) -> dict[str, Any]:
     return {key: _scalar(resolved.get(key, "-")) for key in every if key != "dataset.root"}
 
 
-def _scalar(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+def _scalar(value: Any) -> float | str:
+    # TensorBoard would show booleans as 0.0000 and 1.0000.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value).lower()
+    return value
 
 
 def _thin(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ from bnlab.errors import BnlabError, RefusedError
 SCHEMA_VERSION = 1
 
 Status = Literal["running", "done", "diverged", "failed", "preempted"]
+
+
+class LockedError(RefusedError):
+    """Another living process is training the run."""
 
 
 class StorageError(BnlabError):
@@ -88,7 +93,7 @@ class RunDir:
         Raises:
             StorageError: If the folder cannot be written.
         """
-        with _storage(self.root):
+        with storage(self.root):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.root / "env.txt", packages)
         if git_diff:
@@ -107,7 +112,7 @@ class RunDir:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl and have it on the disk before returning."""
-        with _storage(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+        with storage(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(_to_json(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -120,7 +125,7 @@ class RunDir:
 
     def write_checkpoint(self, data: bytes) -> None:
         """Replace the checkpoint; a crash at any moment leaves the old or the new one whole."""
-        with _storage(self.checkpoint):
+        with storage(self.checkpoint):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.checkpoint, data + hashlib.sha256(data).digest())
 
@@ -147,24 +152,32 @@ class RunDir:
         """Hold the run for this process; the lock goes with the process, however it dies.
 
         Raises:
-            RefusedError: If another living process holds it.
+            LockedError: If another living process holds it.
             StorageError: If the folder cannot be made.
         """
-        with _storage(self.root):
+        with storage(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.root, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RefusedError(
-                    f"{self.root}: another process is training this run right now"
-                ) from None
+            if not _try_lock(handle, fcntl.LOCK_EX, attempts=LOCK_ATTEMPTS):
+                raise LockedError(f"{self.root}: another process is training this run right now")
             yield
         finally:
             os.close(handle)
 
     # ------------------------------------------------------------------------------- reading
+
+    @property
+    def locked(self) -> bool:
+        """Whether a living process is training this run; changes nothing on the disk."""
+        try:
+            handle = os.open(self.root, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            return not _try_lock(handle, fcntl.LOCK_SH, attempts=1)
+        finally:
+            os.close(handle)
 
     def read_run(self) -> dict[str, Any]:
         """run.json as plain data.
@@ -202,6 +215,22 @@ class RunDir:
         """
         records, _ = read_metrics_lines(self.metrics)
         return records
+
+
+LOCK_ATTEMPTS = 5
+"""`locked` holds the lock for microseconds while it looks; who really wants it tries again."""
+
+
+def _try_lock(handle: int, kind: int, *, attempts: int) -> bool:
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt + 1 < attempts:
+                time.sleep(0.01)
+        else:
+            return True
+    return False
 
 
 # The C loader reads a 30-line config in 1 ms instead of 8; thousands of runs are compared at once.
@@ -321,7 +350,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         StorageError: If the disk is full or read-only; the old file is untouched.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with _storage(path):
+    with storage(path):
         try:
             with beside.open("wb") as file:
                 file.write(data)
@@ -333,27 +362,29 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
+_FREE_SPACE = "free some space, then go on with --resume auto"
+_ELSEWHERE = "choose a folder that can be written with --runs-dir"
 _ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "raise the file size limit",
-    errno.EROFS: "choose a folder that can be written with --runs-dir",
-    errno.EACCES: "choose a folder that can be written with --runs-dir",
-    errno.EPERM: "choose a folder that can be written with --runs-dir",
-    errno.ENOTDIR: "choose another folder with --runs-dir",
-    errno.EEXIST: "choose another folder with --runs-dir",
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "raise the file size limit, then go on with --resume auto",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.EEXIST: _ELSEWHERE,
 }
 
 
 @contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a StorageError that says what to do."""
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "nothing that was written before is lost")
+        advice = _ADVICE.get(error.errno or 0, "what was written before is whole")
         raise StorageError(
-            f"{path}: cannot be written: {error.strerror or error}; {advice}, then go on with "
-            "--resume auto"
+            f"{path}: cannot be written: {error.strerror or error}; {advice}"
         ) from None
 
 

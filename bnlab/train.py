@@ -24,6 +24,15 @@ DIVERGED_SHARE_OF_CHANCE = 0.9
 learned nothing: it counts as diverged. Fixed before any run."""
 
 
+def weighted_layers(model: nn.Sequential) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers by name, in data-flow order."""
+    return {
+        name: child
+        for name, child in model.named_children()
+        if isinstance(child, (nn.Conv2d, nn.Linear))
+    }
+
+
 class Sums:
     """Running sums over the images of an epoch, kept on the device.
 
@@ -33,11 +42,7 @@ class Sums:
     """
 
     def __init__(self, model: nn.Sequential, device: torch.device) -> None:
-        self.layers = {
-            name: child
-            for name, child in model.named_children()
-            if isinstance(child, (nn.Conv2d, nn.Linear))
-        }
+        self.layers = weighted_layers(model)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.images = 0
@@ -205,7 +210,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
             "train/accuracy": train.accuracy,
         }
         for split, batches in task.held_out.items():
-            if last or split != "test" or _due(position.epoch + 1, config.test_every):
+            if split != "test" or _due(position.epoch + 1, config.test_every, last=last):
                 score = evaluate(task, batches)
                 record[f"{split}/loss"] = score.loss
                 record[f"{split}/accuracy"] = score.accuracy
@@ -220,8 +225,9 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
             return
 
 
-def _due(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0
+def _due(epoch: int, every: int | None, *, last: bool) -> bool:
+    """Whether the test set is read after this epoch; see `train.test_every`."""
+    return every is not None and (last or (every > 0 and epoch % every == 0))
 
 
 def parameters_are_finite(model: nn.Module) -> bool:

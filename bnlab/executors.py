@@ -1,0 +1,354 @@
+"""Where the runs of a study execute.
+
+An executor is a function that takes cells and gives an outcome for each as it finishes. What a run
+leaves is its directory; an outcome says only how the attempt ended. Whoever trains a cell holds its
+directory's lock, so any number of executors, on any number of machines that share the folder, can
+be given the same cells: each is trained once.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from bnlab.config import Config, restore_config
+from bnlab.errors import BnlabError, StopRequestedError
+from bnlab.experiment import RunOptions, run_experiment
+from bnlab.registry import Registry
+from bnlab.rundir import LockedError, RunDir
+from bnlab.runtime import StopRequest, resolve_device
+
+POLL_SECONDS = 0.1
+"""How often processes are looked at."""
+
+CUDA_JOBS = 4
+"""Runs at once on a CUDA device by default: one alone waits for launches more than it computes."""
+
+Ending = Literal["done", "diverged", "failed", "taken", "stopped"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run that a study wants."""
+
+    root: Path
+    """Its run directory."""
+    arm: str
+    label: str
+    """For people: arm, tuned values and seed."""
+    config: Config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the attempt to train a cell ended."""
+
+    cell: Cell
+    ending: Ending
+    """`taken`: another process has finished it, or is training it; `stopped`: by request."""
+    reason: str = ""
+    """Why it failed, in one line."""
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """What all cells of a study share; nothing here changes what is measured."""
+
+    jobs: int
+    """Runs at once."""
+    threads: int
+    """CPU threads of each run. The order in which threads add up numbers shows in the last bits,
+    so the runs of one study should have equally many; run.json records how many it were."""
+    device: str
+    deterministic: bool
+    logs: Path
+    """Folder for what failed runs wrote to stderr."""
+
+
+class StudyWatcher:
+    """Told how a study goes; this one says nothing. Subclass to show progress."""
+
+    def planned(self, finished: int, total: int) -> None:
+        """So many runs are finished, of so many known to be needed."""
+
+    def started(self, cell: Cell) -> None:
+        """An attempt to train a cell begins."""
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        """These cells are being trained here right now. Called often: be quick."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """An attempt is over."""
+
+    def waiting(self, count: int) -> None:
+        """Nothing is left to begin, but other processes still train so many cells."""
+
+
+Executor: TypeAlias = Callable[
+    [Sequence[Cell], ExecutorOptions, StopRequest, StudyWatcher], Iterator[Outcome]
+]
+"""Ends early, every run checkpointed, when the stop request asks for it."""
+
+EXECUTORS: Registry[Executor] = Registry("executor")
+
+
+def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int, int]:
+    """How many runs at once, and how many CPU threads each.
+
+    On a CPU the default is a run per core with one thread each: small convolutions share their
+    work among threads badly, and on a busy machine threads wait for one another.
+
+    Args:
+        jobs: Runs at once, if the user said so.
+        device: As for `resolve_device`.
+        threads: Threads a run, if earlier runs of the study have settled it.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    if wished.isdigit() and int(wished) > 0:
+        threads = int(wished)
+    if resolve_device(device).type == "cuda":
+        jobs = jobs or min(CUDA_JOBS, cores)
+        return jobs, threads or max(1, cores // jobs)
+    threads = threads or (1 if jobs is None else max(1, cores // jobs))
+    return jobs or max(1, cores // threads), threads
+
+
+def is_taken(cell: Cell) -> bool:
+    """Whether another process has finished the cell or is training it."""
+    run_dir = RunDir(cell.root)
+    return run_dir.finished or run_dir.locked
+
+
+def log_path(logs: Path, cell: Cell) -> Path:
+    """Where the stderr of a cell's last attempt lies, if that failed."""
+    return logs / f"{cell.root.parent.name}-{cell.root.name}.log"
+
+
+def epochs_done(cell: Cell) -> int:
+    """Epochs on record."""
+    try:
+        records = RunDir(cell.root).read_metrics()
+    except BnlabError:
+        return 0
+    return int(records[-1]["epoch"]) if records else 0
+
+
+def show_progress(cell: Cell) -> str:
+    """How far a run is, from its metrics."""
+    try:
+        records = RunDir(cell.root).read_metrics()
+    except BnlabError:
+        records = []
+    if not records:
+        return "in its first epoch"
+    last = records[-1]
+    split = next((s for s in ("val", "test", "train") if f"{s}/accuracy" in last), "train")
+    accuracy = show_metric("accuracy", last.get(f"{split}/accuracy") or 0.0)
+    return f"epoch {last['epoch']}/{cell.config.train.epochs}, {split} accuracy {accuracy}"
+
+
+def show_metric(name: str, value: float) -> str:
+    """Accuracy in percent, loss in nats."""
+    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}"
+
+
+# ---------------------------------------------------------------------------------- in processes
+
+TAKEN_EXIT_CODE = 64
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from bnlab.executors import child; child()"
+"""The child sees the very code that its parent runs, whatever the working directory holds."""
+
+
+@EXECUTORS.register("processes")
+def run_in_processes(
+    cells: Sequence[Cell], options: ExecutorOptions, stop: StopRequest, watcher: StudyWatcher
+) -> Iterator[Outcome]:
+    """Each cell in a process of its own: a crash costs that run and no other."""
+    waiting, active = deque(cells), list[_Child]()
+    told_to_stop = False
+    try:
+        while active or (waiting and not stop()):
+            while waiting and len(active) < options.jobs and not stop():
+                cell = waiting.popleft()
+                if is_taken(cell):
+                    yield Outcome(cell, "taken")
+                else:
+                    active.append(_Child(cell, options))
+                    watcher.started(cell)
+            if stop() and not told_to_stop:
+                told_to_stop = True
+                for running in active:
+                    running.process.terminate()  # it checkpoints, then exits
+            for ended in [running for running in active if running.process.poll() is not None]:
+                active.remove(ended)
+                yield ended.outcome(asked_to_stop=told_to_stop)
+            watcher.running([running.cell for running in active])
+            time.sleep(POLL_SECONDS)
+    finally:
+        for running in active:
+            running.process.kill()
+            running.outcome(asked_to_stop=True)
+
+
+class _Child:
+    """A process that trains one cell.
+
+    Its stdin stays open for as long as this process lives: when it closes, however that came about,
+    the child knows that nobody waits for it and stops with a checkpoint.
+    """
+
+    def __init__(self, cell: Cell, options: ExecutorOptions) -> None:
+        self.cell = cell
+        self._log = log_path(options.logs, cell)
+        self._stderr = self._log.with_suffix(f".{os.getpid()}")
+        request = {
+            "config": cell.config.resolved(),
+            "root": str(cell.root),
+            "arm": cell.arm,
+            "device": options.device,
+            "deterministic": options.deterministic,
+        }
+        threads = str(options.threads)
+        options.logs.mkdir(parents=True, exist_ok=True)
+        with self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is this process's to pass on
+            )
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # if it died at once, exit code and stderr say why
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    def outcome(self, *, asked_to_stop: bool) -> Outcome:
+        """How it ended; keeps its stderr only if it failed."""
+        code = self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        ending = _ENDINGS.get(code, "failed")
+        if ending == "failed" and asked_to_stop and code < 0:
+            ending = "stopped"  # the signal came before training had begun
+        if ending != "failed":
+            self._stderr.unlink(missing_ok=True)
+            if ending != "taken":
+                self._log.unlink(missing_ok=True)
+            return Outcome(self.cell, ending)
+        text = self._stderr.read_text(errors="replace")
+        if code < 0:
+            text += f"killed by {signal.Signals(-code).name}\n"
+        self._stderr.write_text(text)
+        self._stderr.replace(self._log)
+        return Outcome(self.cell, "failed", f"{last_line(self._log)} (exit code {code})")
+
+
+_ENDINGS: Mapping[int, Ending] = {
+    0: "done",
+    3: "diverged",
+    TAKEN_EXIT_CODE: "taken",
+    75: "stopped",
+    130: "stopped",
+}
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "its log cannot be read"
+    return lines[-1] if lines else "it said nothing"
+
+
+def child() -> None:
+    """The whole life of a child process: one request on stdin, one exit code."""
+    request = json.loads(_read_line())
+    threading.Thread(target=_stop_when_orphaned, daemon=True).start()
+    cell = Cell(Path(request["root"]), request["arm"], "", restore_config(request["config"]))
+    try:
+        ending = train_cell(cell, device=request["device"], deterministic=request["deterministic"])
+    except BnlabError as error:
+        print(f"bnlab: {'; '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    sys.exit(next(code for code, name in _ENDINGS.items() if name == ending))
+
+
+def _read_line() -> bytes:
+    """From stdin without Python's buffer, whose lock a daemon thread may hold at exit."""
+    line = b""
+    while not line.endswith(b"\n") and (piece := os.read(0, 65536)):
+        line += piece
+    return line
+
+
+def _stop_when_orphaned() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_cell(cell: Cell, *, device: str, deterministic: bool) -> Ending:
+    """Train a cell in this process, from wherever its directory stands.
+
+    Raises:
+        BnlabError: As `run_experiment`, but for a cell that another process has.
+    """
+    options = RunOptions(device, "auto", deterministic=deterministic, arm=cell.arm)
+    if is_taken(cell):
+        return "taken"
+    try:
+        summary: Mapping[str, Any] = run_experiment(cell.config, cell.root, options)
+    except LockedError:
+        return "taken"
+    except BnlabError:
+        if RunDir(cell.root).finished:
+            return "taken"
+        raise
+    return "diverged" if summary["status"] == "diverged" else "done"
+
+
+# --------------------------------------------------------------------------------------- inline
+
+
+@EXECUTORS.register("inline")
+def run_inline(
+    cells: Sequence[Cell], options: ExecutorOptions, stop: StopRequest, watcher: StudyWatcher
+) -> Iterator[Outcome]:
+    """One cell after the other in this process: no start-up time, but a crash ends the study."""
+    for cell in cells:
+        if stop():
+            return
+        watcher.started(cell)
+        log = log_path(options.logs, cell)
+        try:
+            ending = train_cell(cell, device=options.device, deterministic=options.deterministic)
+        except StopRequestedError as request:
+            stop.exit_code = request.exit_code
+            yield Outcome(cell, "stopped")
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
+            reason = f"{type(error).__name__}: {'; '.join(str(error).splitlines())}"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"{reason}\n")
+            yield Outcome(cell, "failed", reason)
+        else:
+            if ending != "taken":
+                log.unlink(missing_ok=True)
+            yield Outcome(cell, ending)

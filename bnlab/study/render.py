@@ -1,0 +1,178 @@
+"""A study in words: the matrix, what tuning chose, what is under way, and the closing table."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from bnlab.executors import show_metric, show_progress
+from bnlab.study.estimate import Estimate, budget_excess
+from bnlab.study.plan import show_point, show_value
+from bnlab.study.survey import STATES, Survey, score_of
+
+
+def render_plan(survey: Survey) -> str:
+    """The matrix: a row per arm and point, with its cells counted by state."""
+    keys = [key for key, _ in survey.study.points[0]]
+    header = ["stage", "arm", *keys, "seeds", *STATES]
+    lines = []
+    for row in survey.rows:
+        values = (
+            [show_value(v) for _, v in row.point] if row.point is not None else ["?"] * len(keys)
+        )
+        if row.why and values:
+            values[-1] += f" ({row.why})"
+        counts = [str(row.counts.get(state, 0) or "-") for state in STATES]
+        lines.append([row.stage, row.arm, *values, _show_seeds(row.seeds), *counts])
+    totals = [str(survey.count(state) or "-") for state in STATES[:-1]]
+    missing = survey.total - survey.count(*STATES[:-1])
+    lines.append(["all", "", *[""] * len(keys), str(survey.total), *totals, str(missing or "-")])
+    return render_table(header, lines)
+
+
+def render_choices(survey: Survey) -> str:
+    """What tuning chose, with a warning where the grid should be extended."""
+    select = survey.study.spec.select
+    lines = []
+    for arm, choice in survey.choices.items():
+        edge = "".join(
+            f"; {key} is best at the edge of its grid: extend it" for key in choice.on_edge
+        )
+        lines.append(
+            f"{arm}: best {show_point(choice.point)} "
+            f"({select} {show_metric(select, choice.score)}){edge}"
+        )
+    return "\n".join(lines)
+
+
+def render_results(survey: Survey) -> str:
+    """Per arm and point of the final stage: how many runs, and their mean."""
+    report = survey.study.spec.report
+    keys = [key for key, _ in survey.study.points[0]]
+    lines = []
+    for result in results(survey):
+        values = [show_value(value) for value in result["values"].values()]
+        shown = "-" if result["mean"] is None else show_metric(report, result["mean"])
+        why = [result["why"]] if survey.study.tuned else []
+        counts = [str(result["n"]), str(result["diverged"])]
+        lines.append([result["arm"], *values, *why, *counts, shown])
+    header = ["arm", *keys, *(["why"] if survey.study.tuned else []), "n", "diverged", report]
+    return render_table(header, lines)
+
+
+def results(survey: Survey) -> list[dict[str, Any]]:
+    """The final stage as plain data; a diverged run counts with the score of guessing."""
+    found = []
+    for row in survey.rows:
+        if row.stage == "tune" or row.point is None:
+            continue
+        roots = [
+            cell.root
+            for cell, state in zip(row.cells, row.states, strict=True)
+            if state in ("done", "diverged")
+        ]
+        scores = [score_of(root, survey.study.spec.report) for root in roots]
+        found.append(
+            {
+                "arm": row.arm,
+                "values": dict(row.point),
+                "why": row.why,
+                "n": len(roots),
+                "diverged": row.counts.get("diverged", 0),
+                "mean": fmean(scores) if scores else None,
+            }
+        )
+    return found
+
+
+def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str, Any]:
+    """All that the commands print, for programs."""
+    return {
+        "study": survey.study.spec.name,
+        "folder": str(survey.folder),
+        "total": survey.total,
+        "finished": survey.count("done", "diverged"),
+        "rows": [
+            {
+                "stage": row.stage,
+                "arm": row.arm,
+                "values": None if row.point is None else dict(row.point),
+                "why": row.why,
+                "seeds": list(row.seeds),
+                **{state.replace(" ", "_"): row.counts.get(state, 0) for state in STATES},
+            }
+            for row in survey.rows
+        ],
+        "choices": {
+            arm: {
+                "values": dict(choice.point),
+                survey.study.spec.select: choice.score,
+                "on_edge": list(choice.on_edge),
+            }
+            for arm, choice in survey.choices.items()
+        },
+        "report": survey.study.spec.report,
+        "results": results(survey),
+        "failures": {str(root): reason for root, reason in survey.reasons.items()},
+        **(
+            {}
+            if estimate is None
+            else {"runs_left": estimate.runs, "seconds_left": estimate.seconds}
+        ),
+    }
+
+
+def render_estimate(survey: Survey, estimate: Estimate) -> str:
+    """What is left and how long it takes; whether the budget allows it."""
+    if not estimate.runs:
+        return "nothing left to train"
+    if estimate.seconds is None:
+        time_left = "how long they take is unknown until a run of this network is finished"
+    else:
+        time_left = (
+            f"about {_show_duration(estimate.seconds)} one after the other, going by "
+            f"{estimate.basis} finished runs"
+        )
+    over = budget_excess(survey, estimate)
+    return f"{estimate.runs} runs left: {time_left}" + (
+        f"\nbeyond the budget: {over}" if over else ""
+    )
+
+
+def render_under_way(survey: Survey) -> str:
+    """A line per running and failed cell."""
+    lines = []
+    for cell, state in survey.cells.values():
+        if state == "running":
+            lines.append(f"running: {cell.label}: {show_progress(cell)}")
+        elif state == "failed":
+            lines.append(f"failed: {cell.label}: {survey.reasons.get(cell.root, 'unknown')}")
+    return "\n".join(lines)
+
+
+def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart; numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rows = [header, *lines]
+
+    def pad(text: str, width: int, place: int) -> str:
+        number = all(not row[place] or row[place][0] in "-0123456789" for row in lines)
+        return text.rjust(width) if number else text.ljust(width)
+
+    return "\n".join(
+        "  ".join(pad(text, widths[i], i) for i, text in enumerate(row)).rstrip() for row in rows
+    )
+
+
+def _show_seeds(seeds: tuple[int, ...]) -> str:
+    """`0-15`, or the seeds one by one."""
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds))
+
+
+def _show_duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

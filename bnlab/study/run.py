@@ -1,0 +1,189 @@
+"""Running a study: train what is missing, whoever else may be at it."""
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from bnlab.config import differences, read_file
+from bnlab.errors import BnlabError, RefusedError, StopRequestedError
+from bnlab.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
+from bnlab.rundir import RunDir, write_text
+from bnlab.runtime import stop_on_signal
+from bnlab.study.estimate import budget_excess, estimate_left
+from bnlab.study.plan import Study, load_study, stored_path
+from bnlab.study.survey import Survey, survey_study
+
+WAIT_SECONDS = 1.0
+"""How often to look whether other processes have finished the cells they train."""
+
+
+class StudyFailedError(BnlabError):
+    """Some runs of a study failed; all others are finished."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How to run a study, as opposed to what.
+
+    Attributes:
+        jobs: Runs at once; None for as many as suit the machine.
+        device: As for a single run.
+        deterministic: As for a single run.
+        executor: Name in `EXECUTORS`.
+        force: Go beyond the study's budget.
+    """
+
+    jobs: int | None = None
+    device: str = "auto"
+    deterministic: bool = False
+    executor: str = "processes"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that has been run as far as it goes.
+
+    Attributes:
+        survey: Where it stands.
+        failures: What each failed run said last, by label.
+    """
+
+    survey: Survey
+    failures: Mapping[str, str]
+
+
+def run_study(
+    study: Study,
+    runs_dir: Path,
+    options: StudyOptions | None = None,
+    watcher: StudyWatcher | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Finished:
+    """Train what is missing, resume what was cut off, leave alone what is finished.
+
+    Several processes may run one study: a cell goes to whoever locks its directory first, and the
+    cells of a process that died are free again.
+
+    Args:
+        study: What to run.
+        runs_dir: Folder of all runs.
+        options: How to run it.
+        watcher: Told how it goes.
+        say: Told what deserves a line before it begins.
+
+    Raises:
+        RefusedError: If the plan goes beyond its budget, or finished runs would no longer be part
+            of the study.
+        StopRequestedError: On SIGTERM or Ctrl-C, with every run checkpointed.
+    """
+    options, watcher = options or StudyOptions(), watcher or StudyWatcher()
+    executor = EXECUTORS[options.executor]
+    survey = survey_study(study, runs_dir)
+    if not options.force:
+        _refuse_beyond_budget(survey, runs_dir)
+    _store(study, runs_dir, say)
+    jobs, threads = share_cores(options.jobs, options.device, _earlier_threads(survey))
+    say(f"{jobs} {'run' if jobs == 1 else 'runs'} at once, CPU threads for each: {threads}")
+    settings = ExecutorOptions(
+        jobs, threads, options.device, options.deterministic, survey.folder / "logs"
+    )
+
+    failures: dict[Path, str] = {}
+    labels: dict[Path, str] = {}
+    with stop_on_signal() as stop:
+        while True:
+            survey = survey_study(study, runs_dir)
+            watcher.planned(survey.count("done", "diverged"), survey.total)
+            open_cells = [
+                (cell, state) for cell, state in survey.unfinished() if cell.root not in failures
+            ]
+            ready = [cell for cell, state in open_cells if state != "running"]
+            if not open_cells or stop():
+                break
+            if not ready:
+                watcher.waiting(len(open_cells))
+                time.sleep(WAIT_SECONDS)
+                continue
+            for outcome in executor(ready, settings, stop, watcher):
+                if outcome.ending == "failed":
+                    failures[outcome.cell.root] = outcome.reason
+                    labels[outcome.cell.root] = outcome.cell.label
+                watcher.ended(outcome)
+        if stop():
+            raise StopRequestedError(
+                f"{survey.folder}: stopped by {stop.name or 'a signal'}; "
+                f"{survey.count('done', 'diverged')} of {survey.total} runs are finished, those "
+                "under way are checkpointed; the same command goes on",
+                exit_code=stop.exit_code,
+            )
+    for root, (cell, state) in survey.cells.items():
+        if state == "failed" and root not in failures:
+            failures[root], labels[root] = survey.reasons.get(root, "unknown"), cell.label
+    return Finished(survey, {labels[root]: reason for root, reason in failures.items()})
+
+
+def raise_failures(finished: Finished, command: Sequence[str]) -> None:
+    """Say which runs failed and how to try them again.
+
+    Raises:
+        StudyFailedError: If any failed.
+    """
+    if finished.failures:
+        said = "\n".join(f"  {label}: {reason}" for label, reason in finished.failures.items())
+        raise StudyFailedError(
+            f"{len(finished.failures)} of {finished.survey.total} runs failed; all others are "
+            f"finished or wait for them:\n{said}\ntheir logs are in "
+            f"{finished.survey.folder / 'logs'}; try them again with\n  {shlex.join(command)}"
+        )
+
+
+def _refuse_beyond_budget(survey: Survey, runs_dir: Path) -> None:
+    over = budget_excess(survey, estimate_left(survey, runs_dir))
+    if over:
+        raise RefusedError(f"{over}; raise the study's budget, or use --force")
+
+
+def _earlier_threads(survey: Survey) -> int | None:
+    for root in survey.cells:
+        try:
+            return int(RunDir(root).read_run()["environment"]["threads"])
+        except (BnlabError, KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
+def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
+    """Keep the study beside its runs; say what has changed since it was run last."""
+    path = stored_path(runs_dir, study.spec.name)
+    if path.exists():
+        before = read_file(path).tree
+        changes = [
+            f"  {key}: {was} -> {now}"
+            for key, was, now in differences(before, yaml.safe_load(study.text))
+        ]
+        if changes:
+            said = "\n".join(changes)
+            lost = _no_longer_part(path, study, runs_dir)
+            if lost:
+                raise RefusedError(
+                    f"{path}: the study has changed so that {len(lost)} finished runs are no "
+                    f"longer part of it, {lost[0]} for one; leaving out runs whose outcome is "
+                    f"known biases the rest, so use another --name\n{said}"
+                )
+            say(f"the study has changed since it was run last:\n{said}")
+    if not path.exists() or path.read_text(encoding="utf-8") != study.text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, study.text)
+
+
+def _no_longer_part(path: Path, study: Study, runs_dir: Path) -> list[Path]:
+    before = load_study(path, runs_dir=runs_dir).possible_roots(runs_dir)
+    now = study.possible_roots(runs_dir)
+    return sorted(root for root in before - now if RunDir(root).finished)

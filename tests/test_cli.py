@@ -1,0 +1,169 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+
+
+def bnlab(*words: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bnlab.cli", *words],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def tiny(*more: str) -> list[str]:
+    return [word for setting in (*TINY, *more) for word in ("--set", setting)]
+
+
+LEARNS = ("dataset.train_size=800", "train.batch_size=16", "train.epochs=3", "optim.lr=0.03")
+
+
+def test_train_prints_a_result_and_last_the_run_directory(tmp_path: Path) -> None:
+    done = bnlab("train", *tiny(*LEARNS), "--seed", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result, root = done.stdout.splitlines()
+    assert re.fullmatch(r"runs/tiny/batch-before_activation-[0-9a-f]{8}/s3", root)
+    assert (tmp_path / root / "summary.json").exists()
+    assert "test accuracy" in result
+    assert "not CIFAR-10" in result
+    epochs = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
+    assert len(epochs) == 3
+    assert "images/s" in epochs[0]
+    assert "left" in epochs[0]
+
+    again = bnlab("train", *tiny(*LEARNS), "--seed", "3", cwd=tmp_path)
+    assert again.returncode == 5
+    assert "finished" in again.stderr
+    skipped = bnlab(
+        "train", *tiny(*LEARNS), "--seed", "3", "--if-exists", "skip", "--json", cwd=tmp_path
+    )
+    assert skipped.returncode == 0
+    assert json.loads(skipped.stdout)["seed"] == 3
+
+    other = bnlab("train", *tiny(*LEARNS, "model.norm=none"), cwd=tmp_path)
+    assert other.returncode in {0, 3}
+    shown = bnlab("diff", root, other.stdout.splitlines()[-1], cwd=tmp_path)
+    assert "model.norm.name: batch -> none" in shown.stdout
+    assert "seed: 3 -> 0" in shown.stdout
+
+
+def test_a_diverged_run_exits_with_3_and_is_kept(tmp_path: Path) -> None:
+    done = bnlab("train", *tiny("optim.lr=1e30", "model.norm=none"), cwd=tmp_path)
+    assert done.returncode == 3
+    root = tmp_path / done.stdout.splitlines()[-1]
+    assert json.loads((root / "summary.json").read_text())["status"] == "diverged"
+
+
+def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Path) -> None:
+    words = ["train", *tiny("train.epochs=400"), "--resume", "auto"]
+    command = [sys.executable, "-m", "bnlab.cli", *words]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert b"--resume auto" in errors
+    (root,) = (path.parent for path in tmp_path.rglob("run.json"))
+    assert json.loads((root / "run.json").read_text())["status"] == "preempted"
+    assert (root / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "--set", "train.leraning_rate=1"], 2, "train.leraning_rate: unknown key"),
+        (["train", "--set", "model.norm.name=bacth"], 2, "did you mean 'batch'"),
+        (["train", "--config", "absent.yaml"], 2, "no such configuration file"),
+        (["train", "--device", "tpu"], 2, "expected auto, cpu, cuda or cuda:N"),
+        (["train", "--no-such-flag"], 2, "No such option"),
+        (["train", *tiny("train.batch_size=1")], 2, "holds one image"),
+        (["train", *tiny("dataset.name=folder", "dataset.root=absent")], 2, "absent"),
+        (["train", *tiny("dataset.train_size=5")], 2, "dataset.train_size"),
+        (["train", *tiny(), "--resume", "must"], 5, "no run here"),
+        (["check", "absent.yaml"], 2, "no such configuration file"),
+        (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
+        (["tensorboard", "absent"], 2, "no such folder"),
+    ],
+)
+def test_a_mistake_gets_one_message_the_right_code_and_no_traceback(
+    tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    done = bnlab(*words, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not any(tmp_path.rglob("run.json"))
+
+
+def test_a_runs_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = bnlab("train", *tiny(), "--runs-dir", "file/runs", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "file/runs" in done.stderr
+    assert "--runs-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = bnlab("train", *tiny(), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "batch_size: 32" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("runs/tiny/")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_prints_a_resolved_configuration_that_checks_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: {norm: none}\noptim: {lr: 1e-3}\n")
+    shown = bnlab("check", "a.yaml", "--print", cwd=tmp_path)
+    assert shown.returncode == 0
+    (tmp_path / "b.yaml").write_text(shown.stdout)
+    assert bnlab("diff", "a.yaml", "b.yaml", cwd=tmp_path).stdout == "no differences\n"
+    bad = bnlab("check", "a.yaml", "--set", "train.batch_size=1", cwd=tmp_path)
+    assert bad.returncode == 0  # no norm, no statistics to take
+    worse = bnlab(
+        "check", "a.yaml", "--set", "train.batch_size=1", "--set", "model.norm=batch", cwd=tmp_path
+    )
+    assert worse.returncode == 2
+
+
+def test_data_says_that_nothing_is_there(tmp_path: Path) -> None:
+    done = bnlab("data", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["cifar10"] == "missing"
+    (tmp_path / "data/mine/train").mkdir(parents=True)
+    (tmp_path / "data/mine/test").mkdir()
+    assert "dataset.root=data/mine" in bnlab("data", cwd=tmp_path).stdout
+
+
+def test_help_loads_neither_torch_nor_anything_else_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; import bnlab.cli\n"
+        "print([m for m in ('torch', 'torchvision', 'scipy', 'matplotlib', 'pydantic', 'yaml') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    shown = bnlab("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    for command in ("train", "check", "diff", "data", "tensorboard"):
+        assert command in shown.stdout
+    assert bnlab("--version", cwd=tmp_path).stdout.startswith("bnlab ")

@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnlab.dashboard import link_runs, run_names, serve
+from bnlab.errors import ConfigError
+from bnlab.rundir import RunDir
+
+
+def config(seed: int = 0, **norm: Any) -> dict[str, Any]:
+    return {"name": "x", "seed": seed, "model": {"norm": norm or {"name": "none"}}}
+
+
+def run(root: Path, seed: int = 0, norm: str = "none") -> Path:
+    import yaml
+
+    made = RunDir(root)
+    made.create(yaml.safe_dump(config(seed, name=norm)), "", None)
+    made.tensorboard.mkdir()
+    return root
+
+
+def test_runs_are_named_by_what_differs_between_them() -> None:
+    names = run_names(
+        {
+            Path("a"): config(name="batch", placement="both", eps=1e-5),
+            Path("b"): config(name="batch", placement="after_pool", eps=1e-5),
+            Path("c"): config(),
+        }
+    )
+    assert names == {
+        Path("a"): "norm=batch, placement=both",
+        Path("b"): "norm=batch, placement=after_pool",
+        Path("c"): "norm=none",
+    }
+
+
+def test_runs_that_differ_in_nothing_are_told_apart_by_their_path() -> None:
+    names = run_names({Path("runs/a/s0"): config(), Path("runs/b/s0"): config()})
+    assert set(names.values()) == {"runs-a-s0", "runs-b-s0"}
+    assert run_names({Path("runs/a/s0"): config()}) == {Path("runs/a/s0"): "runs-a-s0"}
+
+
+def test_links_follow_the_runs_that_are_there(tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    run(tmp_path / "runs" / "a" / "s0")
+    run(tmp_path / "runs" / "a" / "s1", seed=1)
+    assert link_runs([tmp_path / "runs"], links) == ["seed=0", "seed=1"]
+    assert (links / "seed=1").resolve() == tmp_path / "runs" / "a" / "s1" / "tensorboard"
+    run(tmp_path / "runs" / "b" / "s0", norm="batch")
+    names = link_runs([tmp_path / "runs"], links)
+    assert names == ["norm=batch, seed=0", "norm=none, seed=0", "norm=none, seed=1"]
+    assert sorted(path.name for path in links.iterdir()) == names
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        serve([tmp_path / "absent"], host="localhost", port=1)

@@ -1,0 +1,446 @@
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TINY, MakeConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bnlab.checkpoint import read_checkpoint
+from bnlab.config import Config
+from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
+from bnlab.experiment import RunOptions, Watcher, run_experiment, run_path, spread
+from bnlab.rundir import RunDir, load_record
+from bnlab.train import Position
+
+TIMINGS = {"seconds", "images_per_second"}
+
+
+def curves(root: Path) -> list[dict[str, Any]]:
+    """The metrics without the times, which no two runs share."""
+    return [
+        {key: value for key, value in record.items() if key not in TIMINGS}
+        for record in RunDir(root).read_metrics()
+    ]
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = read_checkpoint(RunDir(root))["model"]
+    return model
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert curves(one) == curves(two)
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert value is right[name] is None or torch.equal(value, right[name]), name
+
+
+class StopAt(Watcher):
+    """Sends this process a signal when training has come to an epoch and step."""
+
+    def __init__(self, epoch: int, step: int, number: int = signal.SIGTERM) -> None:
+        self.place, self.number = (epoch, step), number
+
+    def step(self, position: Position, steps: int) -> None:
+        if (position.epoch, position.step) == self.place:
+            os.kill(os.getpid(), self.number)
+
+
+# ------------------------------------------------------------------------------ the record
+
+
+def test_a_run_leaves_every_file_that_the_readme_names(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    summary = run_experiment(tiny_config(), root)
+    assert root.relative_to(tmp_path).parts[0] == "tiny"
+    assert root.name == "s0"
+    for name in ("config.yaml", "run.json", "env.txt", "metrics.jsonl", "summary.json"):
+        assert (root / name).stat().st_size > 0
+    assert any((root / "tensorboard").iterdir())
+    assert (root / "checkpoints" / "last.pt").exists()
+    assert not [path for path in root.rglob("*") if path.name.startswith(".")]
+
+    record = load_record(root)
+    assert record.remarks == ()
+    assert record.summary is not None
+    assert record.summary["test/accuracy"] == record.metrics[-1]["test/accuracy"]
+    assert [line["epoch"] for line in record.metrics] == [1, 2]
+    assert [line["step"] for line in record.metrics] == [5, 10]
+    for key in ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "optim/lr"):
+        assert isinstance(record.metrics[0][key], float)
+    run = record.run
+    assert run["status"] == summary["status"]
+    assert run["dataset"]["train_images"] == 160
+    assert "not CIFAR-10" in run["dataset"]["note"]
+    assert run["precision"] == "fp32"
+    assert {len(run[key]) for key in ("init_hash", "data_order_hash", "config_hash")} == {64}
+
+
+def test_the_stored_configuration_trains_the_same_run_again(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    first = run_path(tmp_path / "a", tiny_config())
+    run_experiment(tiny_config(), first)
+    stored = yaml.safe_load((first / "config.yaml").read_text())
+    again = Config.model_validate(_tuples(stored))
+    assert again.hash == tiny_config().hash
+    second = run_path(tmp_path / "b", again)
+    run_experiment(again, second)
+    assert_same_run(first, second)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def test_arms_that_differ_in_the_norm_share_weights_and_order(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    runs = []
+    for norm in ("none", "batch", "group"):
+        config = tiny_config(f"model.norm.name={norm}", "train.epochs=1")
+        run_experiment(config, run_path(tmp_path, config))
+        runs.append(RunDir(run_path(tmp_path, config)).read_run())
+    assert len({run["init_hash"] for run in runs}) == 1
+    assert len({run["data_order_hash"] for run in runs}) == 1
+    other = tiny_config("train.epochs=1", seed=1)
+    run_experiment(other, run_path(tmp_path, other))
+    seeded = RunDir(run_path(tmp_path, other)).read_run()
+    assert seeded["init_hash"] != runs[0]["init_hash"]
+    assert seeded["data_order_hash"] != runs[0]["data_order_hash"]
+
+
+def test_validation_images_are_held_out_and_their_split_is_recorded(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("dataset.val_size=40", "dataset.train_size=120")
+    root = run_path(tmp_path, config)
+    run_experiment(config, root)
+    run = RunDir(root).read_run()
+    assert (run["dataset"]["val_images"], run["dataset"]["train_images"]) == (40, 120)
+    assert len(run["dataset"]["val_indices_hash"]) == 64
+    assert all("val/accuracy" in line for line in RunDir(root).read_metrics())
+
+
+def test_the_test_set_is_read_only_when_asked(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config("train.test_every=0", "train.epochs=3")
+    root = run_path(tmp_path, config)
+    run_experiment(config, root)
+    read = ["test/accuracy" in line for line in RunDir(root).read_metrics()]
+    assert read == [False, False, True]
+
+
+def test_probes_are_recorded_and_leave_no_trace(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    plain = tiny_config("model.dropout=0.3")
+    probed = tiny_config("model.dropout=0.3", "probes=[activations, gradients, weights]")
+    for config in (plain, probed):
+        run_experiment(config, run_path(tmp_path, config))
+    one, two = run_path(tmp_path, plain), run_path(tmp_path, probed)
+    for left, right in zip(curves(one), curves(two), strict=True):
+        assert left == {key: right[key] for key in left}
+        assert "probe/dead/conv1_relu" in right.keys() - left.keys()
+    for name, value in weights(one).items():
+        assert value is None or torch.equal(value, weights(two)[name])
+
+
+# ------------------------------------------------------------------------------ divergence
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_a_complete_diverged_record(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("model.norm=none", "optim.lr=1e30", "train.epochs=5")
+    root = run_path(tmp_path, config)
+    summary = run_experiment(config, root)
+    assert summary["status"] == "diverged"
+    assert RunDir(root).finished
+    assert summary["epochs"] < 5
+    last = RunDir(root).read_metrics()[-1]
+    assert last["train/loss"] is None
+    assert isinstance(last["test/accuracy"], float)
+
+
+def test_a_run_that_learns_is_done(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    learns = ("dataset.train_size=800", "train.batch_size=16", "train.epochs=3", "optim.lr=0.03")
+    config = tiny_config(*learns)
+    summary = run_experiment(config, run_path(tmp_path, config))
+    assert summary["status"] == "done"
+    assert summary["train/loss"] < 0.9 * math.log(10)
+
+
+def test_a_run_that_learns_nothing_counts_as_diverged(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("optim.lr=1e-9", "model.norm=none", "model.init.name=normal_small")
+    summary = run_experiment(config, run_path(tmp_path, config))
+    assert summary["status"] == "diverged"
+    assert summary["epochs"] == 2
+    assert summary["train/loss"] > 0.9 * math.log(10)
+
+
+# --------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 2), (0, 5), (1, 1), (1, 4)])
+@pytest.mark.parametrize("norm", ["batch", "noisy_batch"])
+def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
+    tmp_path: Path, tiny_config: MakeConfig, epoch: int, step: int, norm: str
+) -> None:
+    config = tiny_config(f"model.norm.name={norm}", "model.dropout=0.5")
+    whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
+    run_experiment(config, whole)
+    with pytest.raises(StopRequestedError) as caught:
+        run_experiment(config, cut, watcher=StopAt(epoch, step))
+    assert caught.value.exit_code == 75
+    assert RunDir(cut).read_run()["status"] == "preempted"
+    assert not RunDir(cut).finished
+    run_experiment(config, cut, RunOptions(resume="must"))
+    assert_same_run(whole, cut)
+    assert len(RunDir(cut).read_run()["attempts"]) == 2
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError) as caught:
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2, signal.SIGINT))
+    assert caught.value.exit_code == 130
+    assert RunDir(root).checkpoint.exists()
+
+
+def test_tensorboard_shows_each_epoch_once_after_a_resume(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config("train.epochs=4")
+    root = run_path(tmp_path, config)
+    with pytest.raises(StopRequestedError):
+        run_experiment(config, root, watcher=StopAt(2, 3))
+    # As after kill -9: epochs are recorded that no checkpoint covers.
+    RunDir(root).checkpoint.unlink()
+    run_experiment(config, root, RunOptions(resume="auto"))
+    events = EventAccumulator(str(RunDir(root).tensorboard), size_guidance={"scalars": 0})
+    events.Reload()
+    for tag in ("train/loss", "test/accuracy", "optim/lr", "time/images_per_second"):
+        assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4]
+    assert {"norm/conv1_norm/weight", "norm/conv1_norm/bias"} <= set(events.Tags()["histograms"])
+    recorded = [line["test/accuracy"] for line in RunDir(root).read_metrics()]
+    shown = [event.value for event in events.Scalars("test/accuracy")]
+    assert shown == pytest.approx(recorded)
+    assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 2
+
+
+KILL_CODE = """
+import sys
+from pathlib import Path
+from bnlab import experiment
+from bnlab.config import load_config
+experiment.CHECKPOINT_SECONDS = 0.0
+import torch; torch.set_num_threads(1)
+config = load_config((), sys.argv[2:], vocabulary=experiment.VOCABULARY)
+experiment.run_experiment(
+    config, experiment.run_path(Path(sys.argv[1]), config), experiment.RunOptions(resume="auto")
+)
+"""
+
+
+def test_a_killed_run_continues_to_the_same_bits_whenever_it_was_killed(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    overrides = [*TINY, "train.epochs=30", "model.dropout=0.2"]
+    config = tiny_config("train.epochs=30", "model.dropout=0.2")
+    whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
+    run_experiment(config, whole)
+    kills = 0
+    for seen in (1, 7, 16):
+        command = [sys.executable, "-c", KILL_CODE, str(tmp_path / "cut"), *overrides]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                if (cut / "metrics.jsonl").exists() and len(curves(cut)) >= seen:
+                    process.kill()
+                    kills += 1
+                    break
+                time.sleep(0.001)
+    assert kills >= 2
+    run_experiment(config, cut, RunOptions(resume="auto"))
+    assert_same_run(whole, cut)
+
+
+# ---------------------------------------------------------------------------------- refusals
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    root = run_path(tmp_path, tiny_config())
+    run_experiment(tiny_config(), root)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    for resume in ("never", "auto", "must"):
+        with pytest.raises(RefusedError, match="finished"):
+            run_experiment(tiny_config(), root, RunOptions(resume=resume))
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_an_unfinished_run_is_refused_without_resume(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(0, 3))
+    with pytest.raises(RefusedError, match="--resume auto"):
+        run_experiment(tiny_config(), root)
+
+
+def test_resuming_with_another_configuration_names_the_keys_that_differ(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(0, 3))
+    other = tiny_config("optim.lr=0.2")
+    with pytest.raises(RefusedError, match=r"optim\.lr: 0\.05 -> 0\.2"):
+        run_experiment(other, root, RunOptions(resume="auto"))
+    with pytest.raises(RefusedError, match=r"optim\.lr: 0\.05 -> 0\.2"):
+        run_experiment(other, run_path(tmp_path, other), RunOptions(resume="must"))
+
+
+def test_resume_must_demands_a_run(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    with pytest.raises(RefusedError, match="no run here"):
+        run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(resume="must"))
+    assert not any(tmp_path.rglob("run.json"))
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_is_lost(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 3))
+    path = RunDir(root).checkpoint
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    before = (root / "metrics.jsonl").read_text()
+    with pytest.raises(RefusedError, match="damaged"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+    assert (root / "metrics.jsonl").read_text() == before
+
+
+def test_resuming_in_another_precision_is_refused(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 3))
+    state = read_checkpoint(RunDir(root))
+    from bnlab.checkpoint import write_checkpoint
+
+    write_checkpoint(RunDir(root), {**state, "precision": "bf16"})
+    with pytest.raises(RefusedError, match="was trained in bf16"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+
+
+def test_a_batch_of_one_image_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    for override in ("train.batch_size=1", "dataset.train_size=161"):
+        config = tiny_config(override)
+        with pytest.raises(ConfigError, match=r"batch_size"):
+            run_experiment(config, run_path(tmp_path, config))
+    assert not any(tmp_path.rglob("s0"))
+
+
+def test_cuda_without_a_cuda_device_is_refused(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(device="cuda"))
+
+
+def test_a_failure_is_marked_in_the_record_and_can_be_resumed(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+
+    class Broken(Watcher):
+        def epoch(self, config: Config, record: Any) -> None:
+            raise OSError("the cat stood on the keyboard")
+
+    with pytest.raises(OSError, match="cat"):
+        run_experiment(tiny_config(), root, watcher=Broken())
+    run = json.loads((root / "run.json").read_text())
+    assert run["status"] == "failed"
+    assert "cat" in run["error"]
+    run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+    assert RunDir(root).finished
+    assert "error" not in RunDir(root).read_run()
+
+
+def test_a_full_disk_stops_the_run_with_its_checkpoint_whole(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.experiment.CHECKPOINT_SECONDS", 0.0)
+    whole, cut = run_path(tmp_path / "whole", tiny_config()), run_path(tmp_path, tiny_config())
+    run_experiment(tiny_config(), whole)
+
+    class FillsUp(Watcher):
+        def epoch(self, config: Config, record: Any) -> None:
+            def full(_descriptor: int) -> None:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(BnlabError, match="free some space"):
+        run_experiment(tiny_config(), cut, watcher=FillsUp())
+    monkeypatch.undo()
+    assert read_checkpoint(RunDir(cut))["position"]["epoch"] == 1
+    run_experiment(tiny_config(), cut, RunOptions(resume="auto"))
+    assert_same_run(whole, cut)
+
+
+# ------------------------------------------------------------------------------------- facts
+
+
+def test_spread_indices_are_distinct_and_reach_both_ends() -> None:
+    assert spread(3, 5).tolist() == [0, 2, 4]
+    assert spread(10, 4).tolist() == [0, 1, 2, 3]
+    assert len(set(spread(1024, 50_000).tolist())) == 1024
+
+
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def test_the_loss_curve_at_a_fixed_seed_is_the_recorded_one(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    """A change of code that should not change numbers must leave this file alone."""
+    found: dict[str, list[float]] = {}
+    for norm in ("none", "batch"):
+        config = tiny_config(f"model.norm.name={norm}", "train.epochs=3")
+        root = run_path(tmp_path, config)
+        run_experiment(config, root)
+        found[norm] = [line["train/loss"] for line in RunDir(root).read_metrics()]
+    if os.environ.get("BNLAB_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
+    golden = json.loads(GOLDEN.read_text())
+    for norm, losses in found.items():
+        # Other processors sum in another order; over 15 small steps that stays below 1e-4.
+        assert losses == pytest.approx(golden[norm], rel=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path) -> Any:
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)
