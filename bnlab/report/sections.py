@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bnlab.compare import ALPHA, Comparison, Effect, Response, View, mixed_line
+from bnlab.compare import ALPHA, Comparison, Effect, Response, View, make_metric, mixed_line
 from bnlab.report.blocks import (
     Block,
     Bullets,
@@ -74,6 +74,19 @@ def findings(comparison: Comparison) -> Section:
 
 def sentence(effect: Effect, comparison: Comparison, view: View) -> str:
     """One effect's verdict in words."""
+    return f"{_verdict(effect, comparison, view)}{_diverged(effect, view)}"
+
+
+def _diverged(effect: Effect, view: View) -> str:
+    counts = [
+        f"{len(result.diverged)} of {result.n} runs of {result.arm}"
+        for result in view.results
+        if result.arm in (effect.arm, effect.baseline) and result.diverged
+    ]
+    return f" Diverged, and counted as guessing: {', '.join(counts)}." if counts else ""
+
+
+def _verdict(effect: Effect, comparison: Comparison, view: View) -> str:
     metric = comparison.metric
     size = with_unit(difference(effect.estimate, metric), metric)
     plain = with_unit(difference(abs(effect.estimate), metric).lstrip("+"), metric)
@@ -361,26 +374,17 @@ def target(comparison: Comparison) -> Section:
 def divergence(comparison: Comparison) -> Section:
     """Runs that broke down or learned nothing, and what the others did."""
     c = comparison
-    rows = []
-    cells = [(view.title, result) for view in c.views for result in view.results]
-    cells += [
-        (f"{r.metric}", point)
-        for r in c.responses
-        for point in r.points
-        if not any(point.arm == x.arm and point.setting == x.setting for _, x in cells)
-    ]
-    seen = set()
-    for _, result in cells:
-        key = (result.arm, result.setting)
-        if result.diverged and key not in seen:
-            seen.add(key)
-            rows.append(
-                (
-                    f"{result.arm}{at_setting(result.setting, c.tuned)}",
-                    f"{len(result.diverged)} of {result.n}",
-                    ", ".join(map(str, result.diverged)),
-                    score(result.survivors_mean, c.metric),
-                )
+    cells = [(c.metric.name, result) for view in c.views for result in view.results]
+    cells += [(r.metric, point) for r in c.responses for point in r.points]
+    rows: dict[tuple[str, float | None], tuple[str, ...]] = {}
+    for name, result in cells:
+        if result.diverged and (result.arm, result.setting) not in rows:
+            mean = score(result.survivors_mean, make_metric(name))
+            rows[result.arm, result.setting] = (
+                f"{result.arm}{at_setting(result.setting, c.tuned)}",
+                f"{len(result.diverged)} of {result.n}",
+                ", ".join(map(str, result.diverged)),
+                mean if name == c.metric.name or mean == MISSING else f"{mean} ({name})",
             )
     if not rows:
         return Section("divergence", "Divergence", (Text("No run diverged."),))
@@ -400,7 +404,7 @@ def divergence(comparison: Comparison) -> Section:
     note = "the mean of survivors is conditional on not diverging: it is no estimate for the arm"
     lead = f"Training broke down or ended no better than guessing in these runs. {counted}"
     return Section(
-        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows), (note,)))
+        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows.values()), (note,)))
     )
 
 
