@@ -237,136 +237,6 @@ def tensorboard(
     )
 
 
-@app.command()
-def compare(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders of runs, single runs or glob patterns.", show_default="runs"),
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Arm to compare with; by default the one without norm.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="What is compared.")] = "test/accuracy",
-    margin: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PP", help="Largest difference that counts as none, in percentage points."
-        ),
-    ] = None,
-    target: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Accuracy whose time is taken.")
-    ] = None,
-    tuned: Annotated[str, typer.Option(help="Key that is tuned for each arm.")] = "optim.lr",
-    allow_mixed: Annotated[
-        bool,
-        typer.Option("--allow-mixed", help="Compare runs of different code, device or data."),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the report.", show_default="runs/STUDY/report")
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="REPORT.JSON",
-            help="Exit 4 if a verdict is not as this report has it; writes only with --out.",
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write mean curves for TensorBoard as well.")
-    ] = False,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare arms over seeds: effects with intervals, and a report."""
-    from bnlab.compare import Options, load_runs, make_metric
-    from bnlab.compare import compare as compare_runs
-    from bnlab.report import changed_verdicts, default_folder, read_report, to_json, write_report
-
-    if margin is not None and not margin > 0:
-        raise ConfigError(f"--margin {margin:g}: must be positive, in percentage points")
-    if target is not None and not 1 < target <= 100:
-        raise ConfigError(f"--target {target:g}: must be a percentage above 1, as in 70")
-    options = Options(
-        metric=metric,
-        baseline=baseline,
-        margin=margin / make_metric(metric).scale if margin else None,
-        target=target / 100 if target else None,
-        tuned=tuned,
-        allow_mixed=allow_mixed,
-    )
-    earlier = read_report(check) if check else None
-    loaded, remarks = load_runs(runs or [runs_dir])
-    comparison = compare_runs(loaded, options, remarks)
-    folder = out or default_folder(comparison, runs_dir)
-    if as_json:
-        typer.echo(to_json(comparison), nl=False)
-    else:
-        from bnlab.report.sections import IN_TERMINAL
-        from bnlab.report.terminal import print_sections, stdout_console
-
-        print_sections([section(comparison) for section in IN_TERMINAL], stdout_console())
-    if out or not check:
-        write_report(comparison, folder)
-        typer.echo(f"report: {folder / 'report.html'}", err=True)
-    if tensorboard:
-        from bnlab.report.events import write_events
-
-        typer.echo(f"tensorboard --logdir {write_events(comparison, folder)}", err=True)
-    if earlier is not None:
-        changed = changed_verdicts(earlier, comparison)
-        for line in changed:
-            typer.echo(f"verdict changed: {line}", err=True)
-        if changed:
-            raise typer.Exit(4)
-
-
-@app.command()
-def runs(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of runs.", show_default="runs")
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Only these, as in norm=batch; repeatable."),
-    ] = None,
-    status: Annotated[
-        str | None, typer.Option(help="Only done, diverged, running, failed or preempted ones.")
-    ] = None,
-    sort: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Order by a value; -KEY for falling.")
-    ] = None,
-    runs_dir: RunsDir = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """List runs."""
-    from bnlab.report.listing import choose, list_runs, ordered, runs_section
-    from bnlab.report.terminal import print_sections, stdout_console
-
-    found = list_runs(folders or [runs_dir])
-    rows = ordered(choose(found, where or [], status), sort)
-    if as_json:
-        _print_json({"runs": [{"path": str(row.path), **row.values} for row in rows]})
-    elif not rows:
-        typer.echo(f"no runs{' like that' if found else ''}", err=True)
-    else:
-        print_sections([runs_section(rows, len(found))], stdout_console())
-
-
-@app.command()
-def show(
-    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
-) -> None:
-    """Show one run: result, curves, configuration, provenance."""
-    from bnlab.report.listing import load_run, show_data, show_section
-    from bnlab.report.terminal import print_sections, stdout_console
-
-    record = load_run(run)
-    if as_json:
-        _print_json(show_data(record))
-    else:
-        print_sections([show_section(record)], stdout_console())
-
-
 study_app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 
@@ -496,6 +366,136 @@ def _study_command(
     if runs_dir != Path("runs"):
         words += ["--runs-dir", str(runs_dir)]
     return [*words, "--name", name] if name else words
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of runs, single runs or glob patterns.", show_default="runs"),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Arm to compare with; by default the one without norm.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What is compared.")] = "test/accuracy",
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PP", help="Largest difference that counts as none, in percentage points."
+        ),
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Accuracy whose time is taken.")
+    ] = None,
+    tuned: Annotated[str, typer.Option(help="Key that is tuned for each arm.")] = "optim.lr",
+    allow_mixed: Annotated[
+        bool,
+        typer.Option("--allow-mixed", help="Compare runs of different code, device or data."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report.", show_default="runs/STUDY/report")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT.JSON",
+            help="Exit 4 if a verdict is not as this report has it; writes only with --out.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write mean curves for TensorBoard as well.")
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Compare arms over seeds: effects with intervals, and a report."""
+    from bnlab.compare import Options, load_runs, make_metric
+    from bnlab.compare import compare as compare_runs
+    from bnlab.report import changed_verdicts, default_folder, read_report, to_json, write_report
+
+    if margin is not None and not margin > 0:
+        raise ConfigError(f"--margin {margin:g}: must be positive, in percentage points")
+    if target is not None and not 1 < target <= 100:
+        raise ConfigError(f"--target {target:g}: must be a percentage above 1, as in 70")
+    options = Options(
+        metric=metric,
+        baseline=baseline,
+        margin=margin / make_metric(metric).scale if margin else None,
+        target=target / 100 if target else None,
+        tuned=tuned,
+        allow_mixed=allow_mixed,
+    )
+    earlier = read_report(check) if check else None
+    loaded, remarks = load_runs(runs or [runs_dir])
+    comparison = compare_runs(loaded, options, remarks)
+    folder = out or default_folder(comparison, runs_dir)
+    if as_json:
+        typer.echo(to_json(comparison), nl=False)
+    else:
+        from bnlab.report.sections import IN_TERMINAL
+        from bnlab.report.terminal import print_sections, stdout_console
+
+        print_sections([section(comparison) for section in IN_TERMINAL], stdout_console())
+    if out or not check:
+        write_report(comparison, folder)
+        typer.echo(f"report: {folder / 'report.html'}", err=True)
+    if tensorboard:
+        from bnlab.report.events import write_events
+
+        typer.echo(f"tensorboard --logdir {write_events(comparison, folder)}", err=True)
+    if earlier is not None:
+        changed = changed_verdicts(earlier, comparison)
+        for line in changed:
+            typer.echo(f"verdict changed: {line}", err=True)
+        if changed:
+            raise typer.Exit(4)
+
+
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs.", show_default="runs")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only these, as in norm=batch; repeatable."),
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only done, diverged, running, failed or preempted ones.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Order by a value; -KEY for falling.")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs."""
+    from bnlab.report.listing import choose, list_runs, ordered, runs_section
+    from bnlab.report.terminal import print_sections, stdout_console
+
+    found = list_runs(folders or [runs_dir])
+    rows = ordered(choose(found, where or [], status), sort)
+    if as_json:
+        _print_json({"runs": [{"path": str(row.path), **row.values} for row in rows]})
+    elif not rows:
+        typer.echo(f"no runs{' like that' if found else ''}", err=True)
+    else:
+        print_sections([runs_section(rows, len(found))], stdout_console())
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
+) -> None:
+    """Show one run: result, curves, configuration, provenance."""
+    from bnlab.report.listing import load_run, show_data, show_section
+    from bnlab.report.terminal import print_sections, stdout_console
+
+    record = load_run(run)
+    if as_json:
+        _print_json(show_data(record))
+    else:
+        print_sections([show_section(record)], stdout_console())
 
 
 if __name__ == "__main__":
