@@ -7,6 +7,7 @@ arms are compared at the same value and each at its best.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bnlab.compare.arms import choose_baseline, differing_factors, make_arms, varying_keys
 from bnlab.compare.provenance import caveats, gather_facts, mixed_line, refuse_mixed
@@ -80,12 +81,15 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
     """
     metric = make_metric(options.metric)
     notes = list(remarks)
-    kept = _with_metric(runs, metric, notes)
-    arms, tuned = make_arms(kept, options.tuned, notes)
+    _check(runs, metric, notes)
+    arms, tuned = make_arms(runs, options.tuned, notes)
+    arms = [left for arm in arms if (left := _with_metric(arm, metric, notes))]
+    kept = sorted((run for a in arms for run in (*a.runs, *a.tuning)), key=lambda run: run.path)
     facts = gather_facts(kept)
     if not options.allow_mixed:
         refuse_mixed(kept, facts)
-    baseline, reason = choose_baseline(arms, options.baseline)
+    final = [arm for arm in arms if arm.runs]
+    baseline, reason = choose_baseline(arms if options.baseline else final, options.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]
     responses = tuple(respond(arm, tuned, metric) for arm in arms) if tuned else ()
     views, cells = make_views(arms, tuned, metric, responses, options.margin)
@@ -114,20 +118,30 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
     )
 
 
-def _with_metric(runs: Sequence[Run], metric: Metric, remarks: list[Remark]) -> list[Run]:
+def _check(runs: Sequence[Run], metric: Metric, remarks: Sequence[Remark]) -> None:
     if not runs:
         reasons = "".join(f"\n  {remark.where}: {remark.what}" for remark in remarks[:20])
         raise ConfigError(
             "no finished runs to compare; train some (bnlab train --config FILE), or name the "
             f"folder that holds them{reasons}"
         )
-    kept = [run for run in runs if score_of(run, metric) is not None]
-    if not kept:
+    if all(score_of(run, metric) is None for run in runs):
         known = {tag for run in runs for tag in run.final if "/" in tag or tag == "seconds"}
-        raise ConfigError(f"no run recorded {metric.name!r}{did_you_mean(metric.name, known)}")
+        raise ConfigError(
+            f"--metric: no run recorded {metric.name!r}{did_you_mean(metric.name, known)}"
+        )
+
+
+def _with_metric(arm: Arm, metric: Metric, remarks: list[Remark]) -> Arm | None:
+    """The arm's runs that can be compared: tuning runs may lack the metric, final ones not."""
+    tuning_metrics = (metric, make_metric("val/accuracy"))
+    runs = tuple(run for run in arm.runs if score_of(run, metric) is not None)
+    tuning = tuple(
+        run for run in arm.tuning if any(score_of(run, m) is not None for m in tuning_metrics)
+    )
     remarks += [
         Remark(run.path, f"no finite {metric.name} at its end; left out")
-        for run in runs
-        if score_of(run, metric) is None
+        for run in (*arm.runs, *arm.tuning)
+        if run not in runs and run not in tuning
     ]
-    return kept
+    return replace(arm, runs=runs, tuning=tuning) if runs or tuning else None

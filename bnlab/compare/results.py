@@ -176,6 +176,7 @@ class View:
         key: `only` (nothing is tuned), `best` (each arm at its best) or `same`.
         title: The rule in words.
         notes: What to know about it.
+        metric: What is compared; tuning runs are on validation images where the others are not.
         results: One an arm, baseline first.
         effects: One an arm but the baseline.
     """
@@ -183,6 +184,7 @@ class View:
     key: Literal["only", "best", "same"]
     title: str
     notes: tuple[str, ...]
+    metric: Metric
     results: tuple[Result, ...]
     effects: tuple[Effect, ...]
 
@@ -364,8 +366,7 @@ class Comparison:
 def score_of(run: Run, metric: Metric) -> float | None:
     """A run's value of the metric; chance if it diverged; None if it has none."""
     chance = metric.chance(run.classes)
-    recorded = metric.name in run.final or not metric.name.startswith("val/")
-    if run.diverged and chance is not None and recorded:
+    if run.diverged and chance is not None and metric.name in run.final:
         return chance
     value = run.final.get(metric.name)
     return value if value is not None and math.isfinite(value) else None

@@ -134,10 +134,9 @@ def _not_runs(paths: Sequence[Path]) -> list[tuple[Path, str]]:
             elif {run_dir.metrics.name, run_dir.summary.name} & set(files):
                 found[folder] = "neither run.json nor config.yaml: not a whole run; left out"
                 below.clear()
-            elif not below and not files:
-                found[folder] = "empty folder; left out"
-            elif not below and re.fullmatch(r"s\d+", folder.name):
-                found[folder] = "named like a run but holds none; left out"
+            elif re.fullmatch(r"s\d+", folder.name) and not below:
+                empty = "empty folder" if not files else "named like a run but holds none"
+                found[folder] = f"{empty}; left out"
     return sorted(found.items())
 
 

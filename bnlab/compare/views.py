@@ -11,6 +11,7 @@ from bnlab.compare.arms import runs_at, settings_of
 from bnlab.compare.effects import judge, make_effect
 from bnlab.compare.results import LEVEL, Arm, Metric, Response, Result, View, make_metric, score_of
 from bnlab.compare.runs import Run
+from bnlab.errors import ConfigError
 from bnlab.stats import mean_interval
 
 
@@ -76,7 +77,31 @@ def make_views(
         cells: Cells = [(arm, None, arm.runs) for arm in arms if arm.runs]
         return (_make_view("only", "All arms as configured", (), cells, metric, margin),), cells
     short = tuned.rpartition(".")[2]
-    best: Cells = []
+    best, notes = _best_cells(arms, tuned, responses)
+    notes = [*_choice_notes(arms, responses, short), *notes]
+    title = f"Each arm at its best {short}"
+    view = _make_view("best", title, tuple(notes), best, metric, margin)
+    if len({setting for _, setting, _ in best}) == 1:
+        same = f"the best {short} is the same in every arm"
+        return (replace(view, notes=(*view.notes, same)) if len(best) > 1 else view,), best
+    shared = _same_cells(arms, tuned, responses[0].best)
+    if shared is None:
+        return (view,), best
+    cells, notes = shared
+    if any(score_of(run, metric) is None for _, _, runs in cells for run in runs):
+        # Tuning runs never look at the test set.
+        metric = make_metric("val/accuracy")
+    title = f"All arms at the same {short}, {responses[0].best:g}"
+    reason = f"{responses[0].best:g} is the best of {arms[0].name}, the baseline"
+    return (view, _make_view("same", title, (reason, *notes), cells, metric, margin)), best
+
+
+def _best_cells(
+    arms: Sequence[Arm], tuned: str, responses: Sequence[Response]
+) -> tuple[Cells, list[str]]:
+    """Each arm's final runs at its best value, or at the nearest to it in merit that has some."""
+    short = tuned.rpartition(".")[2]
+    cells: Cells = []
     notes = []
     for arm, response in zip(arms, responses, strict=True):
         present = settings_of(arm.runs, tuned)
@@ -93,25 +118,13 @@ def make_views(
                 f"{arm.name}: its best {short} {response.best:g} has no final runs; "
                 f"{chosen:g} is shown"
             )
-        best.append((arm, chosen, runs_at(arm.runs, tuned, chosen)))
-    views = []
-    if best:
-        notes = [*_choice_notes(arms, responses, short), *notes]
-        title = f"Each arm at its best {short}"
-        views.append(_make_view("best", title, tuple(notes), best, metric, margin))
-    if not best or len({setting for _, setting, _ in best}) > 1:
-        shared = _same_cells(arms, tuned, responses[0].best)
-        if shared:
-            cells, notes = shared
-            title = f"All arms at the same {short}, {responses[0].best:g}"
-            reason = f"{responses[0].best:g} is the best of {arms[0].name}, the baseline"
-            views.append(_make_view("same", title, (reason, *notes), cells, metric, margin))
-            best = best or cells
-    elif len(best) > 1:
-        views[0] = replace(
-            views[0], notes=(*views[0].notes, f"the best {short} is the same in every arm")
+        cells.append((arm, chosen, runs_at(arm.runs, tuned, chosen)))
+    if cells[0][0] is not arms[0]:
+        raise ConfigError(
+            f"--baseline {arms[0].name}: has tuning runs only; finish its final runs, or choose "
+            f"one of {_listed(arm.name for arm, _, _ in cells)}"
         )
-    return tuple(views), best
+    return cells, notes
 
 
 def _choice_notes(arms: Sequence[Arm], responses: Sequence[Response], short: str) -> list[str]:
@@ -178,4 +191,4 @@ def _make_view(
         make_effect(arm, runs, base[0], base[2], metric, margin, (setting, base[1]))
         for arm, setting, runs in cells[1:]
     ]
-    return View(key, title, notes, results, tuple(judge(effects)))
+    return View(key, title, notes, metric, results, tuple(judge(effects)))

@@ -87,7 +87,7 @@ def _diverged(effect: Effect, view: View) -> str:
 
 
 def _verdict(effect: Effect, comparison: Comparison, view: View) -> str:
-    metric = comparison.metric
+    metric = view.metric
     size = with_unit(difference(effect.estimate, metric), metric)
     plain = with_unit(difference(abs(effect.estimate), metric).lstrip("+"), metric)
     arm = f"{effect.arm}{at_setting(effect.setting, comparison.tuned)}"
@@ -161,7 +161,7 @@ def effects(comparison: Comparison) -> Section:
 
 
 def _effects_table(comparison: Comparison, view: View) -> Table:
-    metric, margin = comparison.metric, comparison.margin is not None
+    metric, margin = view.metric, comparison.margin is not None
     settings = comparison.tuned is not None
     columns = (
         Column("arm", numeric=False),
@@ -219,7 +219,7 @@ def _effect_notes(comparison: Comparison, view: View) -> Iterable[str]:
             )
         unpaired = [line for line in effect.audit if not line.startswith("paired")]
         yield from (f"{effect.arm}: {line}" for line in unpaired)
-    if comparison.metric.chance(10) is not None and any(r.diverged for r in view.results):
+    if view.metric.chance(10) is not None and any(r.diverged for r in view.results):
         yield "runs that diverged count as chance; see Divergence"
 
 
@@ -240,7 +240,7 @@ def arms(comparison: Comparison) -> Section:
             *((Column(_short(c)),) if c.tuned else ()),
             Column("n"),
             Column("diverged"),
-            Column(column(c.metric)),
+            Column(column(view.metric)),
             Column("sd"),
             Column("95 % interval"),
         )
@@ -250,9 +250,9 @@ def arms(comparison: Comparison) -> Section:
                 *((f"{result.setting:g}",) if result.setting is not None else ()),
                 str(result.n),
                 str(len(result.diverged)),
-                score(result.mean, c.metric),
-                spread(result, c.metric),
-                score_interval(result.interval, c.metric),
+                score(result.mean, view.metric),
+                spread(result, view.metric),
+                score_interval(result.interval, view.metric),
             )
             for result in view.results
         )
@@ -374,7 +374,7 @@ def target(comparison: Comparison) -> Section:
 def divergence(comparison: Comparison) -> Section:
     """Runs that broke down or learned nothing, and what the others did."""
     c = comparison
-    cells = [(c.metric.name, result) for view in c.views for result in view.results]
+    cells = [(view.metric.name, result) for view in c.views for result in view.results]
     cells += [(r.metric, point) for r in c.responses for point in r.points]
     rows: dict[tuple[str, float | None], tuple[str, ...]] = {}
     for name, result in cells:
