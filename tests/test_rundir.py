@@ -174,6 +174,15 @@ def test_the_consume_half_never_imports_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_comparing_and_reporting_load_matplotlib_only_to_draw_and_torch_never() -> None:
+    modules = ["stats", "compare", "report", "report.sections", "report.terminal", "report.events"]
+    modules += ["report.data", "report.listing", "report.page"]
+    code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"
+    code += "print([m for m in ('torch', 'torchvision', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     record = load_record(run_dir.root)
