@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from bnlab.accelerate import build_forward, resolve_acceleration
 from bnlab.batches import Batches, data_order_hash, fit_normalize
 from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config, Vocabulary, arm_label, differences, resolved_hash
@@ -188,14 +189,17 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
     calibrate(model, normalize.apply(sample.to(device)))
+    acceleration = resolve_acceleration(train.accelerate, device)
     return Task(
         config=config,
         model=model,
+        forward=build_forward(model, acceleration),
         optimizer=build_optimizer(model, config.optim),
         train=batches,
         held_out=held_out,
         device=device,
         precision=precision,
+        acceleration=acceleration,
         num_classes=len(data.classes),
     )
 
@@ -358,6 +362,7 @@ def _provenance(config: Config, task: Task, data: Splits) -> dict[str, Any]:
         },
         "device": str(task.device),
         "precision": task.precision,
+        "acceleration": task.acceleration,
         "git": {"sha": git.sha, "dirty": git.dirty},
         "environment": environment(task.device),
     }

@@ -77,7 +77,14 @@ class Stochastic(nn.Module):
 
     def set_extra_state(self, state: torch.Tensor | None) -> None:
         """Go back to a position that `get_extra_state` gave."""
-        self._generator, self._state = None, None if state is None else state.cpu()
+        self._state = None if state is None else state.cpu()
+        if self._generator is None:
+            return
+        # The generator stays the same object: a captured step draws from it.
+        if self._state is None:
+            self._generator.manual_seed(self._seed)
+        else:
+            self._generator.set_state(self._state)
 
 
 # -------------------------------------------------------------------------- device and precision
