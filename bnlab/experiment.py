@@ -30,6 +30,7 @@ from bnlab.runtime import (
     environment,
     git_state,
     installed_packages,
+    keep_freed_memory,
     numerics,
     resolve_device,
     resolve_precision,
@@ -91,6 +92,9 @@ def run_experiment(
     root: Path,
     options: RunOptions | None = None,
     watcher: Watcher | None = None,
+    *,
+    data: Splits | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Train one configuration and leave its whole record in `root`.
 
@@ -99,6 +103,8 @@ def run_experiment(
         root: The run directory; see `run_path`.
         options: How to run it.
         watcher: Told how it goes.
+        data: The images, if they are loaded already.
+        stop: Asked after every step; by default SIGTERM and Ctrl-C.
 
     Returns:
         The content of summary.json: `status` is `done` or `diverged`.
@@ -112,15 +118,17 @@ def run_experiment(
     device = resolve_device(options.device)
     precision = resolve_precision(config.train.precision, device)
     run_dir = RunDir(root)
+    if device.type == "cpu":
+        keep_freed_memory()
     with ExitStack() as stack:
         _refuse_unless_allowed(run_dir, config, options.resume)
-        data = load_splits(config.dataset, watcher.loading)
+        data = data or load_splits(config.dataset, watcher.loading)
         check_batch(config.model, config.train.batch_size, len(data.train))
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
-        stop = stack.enter_context(stop_on_signal())
+        stop = stop or stack.enter_context(stop_on_signal())
         attempts = _attempts(run_dir)
         task = build_task(config, data, device, precision)
         run = {
