@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -112,6 +112,16 @@ def fitting(free: int, one_run: int) -> int:
     return int(free * (1 - SPARED_SHARE)) // max(1, one_run)
 
 
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let this thread's work on a GPU go to a stream of its own."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+
+
 _Shared: TypeAlias = tuple[str, Precision, bool]
 """What the runs of one moment have in common: device, precision, determinism."""
 
@@ -206,10 +216,7 @@ class _Starter:
         try:
             torch.set_num_threads(threads)
             watcher = _Telling(self.watcher_for(job), lambda: events.put(None))
-            with ExitStack() as stack:
-                if self.device.type == "cuda":
-                    stack.enter_context(torch.cuda.device(self.device))
-                    stack.enter_context(torch.cuda.stream(torch.cuda.Stream(self.device)))
+            with own_stream(self.device):
                 data = self.load(job.config.dataset, watcher)
                 summary = run_experiment(
                     job.config, job.root, job.options, watcher, data=data, stop=self.stop

@@ -152,6 +152,11 @@ def train_step(task: Task, sums: Sums, images: Tensor, labels: Tensor) -> None:
     sums.add(loss, logits, labels)
 
 
+def training_sums(task: Task) -> Sums:
+    """The sums that `train_epoch` fills."""
+    return _pass(task, task.train, train_step)[0]
+
+
 def set_lr(task: Task) -> float:
     """Set the scheduled learning rate of the coming step, and return it."""
     config, position = task.config, task.position
