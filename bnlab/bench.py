@@ -193,7 +193,6 @@ class Alone:
             sums = training_sums(self.task)
             sums.add_gradients = lambda: None  # type: ignore[method-assign]
         if self.kind == "recorded":
-            self.folder = tempfile.TemporaryDirectory(prefix="bnlab-bench-")
             chosen = spread(PROBE_IMAGES, len(self.task.train.labels))
             self.seen = self.task.train.make(chosen.to(self.task.device), None)
 
@@ -203,8 +202,11 @@ class Alone:
         return replace(lap, per_epoch=self._record()) if self.kind == "recorded" else lap
 
     def _record(self) -> float:
-        task, run_dir = self.task, RunDir(Path(self.folder.name))
-        with open_recorder(run_dir, task.config, epochs_done=0) as recorder:
+        task = self.task
+        with (
+            tempfile.TemporaryDirectory(prefix="bnlab-bench-") as folder,
+            open_recorder(RunDir(Path(folder)), task.config, epochs_done=0) as recorder,
+        ):
             started = time.perf_counter()
             with autocast(task.precision, task.device):
                 probed = run_probes(CHEAP_PROBES, task.model, *self.seen)
@@ -359,7 +361,7 @@ def race(
     *,
     warm_up: int,
     repeats: int,
-    start: Callable[[Contender], Any] = _Lanes,
+    start: Callable[[Contender], Any] | None = None,
     say: Callable[[str], None] = lambda _text: None,
 ) -> dict[str, list[Lap]]:
     """Time the contenders in turn.
@@ -368,7 +370,7 @@ def race(
         contenders: By distinct names.
         warm_up: Laps that do not count.
         repeats: Laps that do.
-        start: Makes what does a contender's laps and can be closed.
+        start: Makes what does a contender's laps and can be closed; by default its processes.
         say: Told how far it is.
     """
     laps: dict[str, list[Lap]] = {contender.name: [] for contender in contenders}
@@ -376,7 +378,7 @@ def race(
     try:
         for contender in contenders:
             say(f"warming up {contender.name}")
-            running[contender.name] = start(contender)
+            running[contender.name] = (start or _Lanes)(contender)
             for _ in range(warm_up):
                 running[contender.name]()
         for repeat in range(repeats):
