@@ -131,6 +131,7 @@ def run_experiment(
         stop = stop or stack.enter_context(stop_on_signal())
         attempts = _attempts(run_dir)
         task = build_task(config, data, device, precision)
+        stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         run = {
             **_provenance(config, task, data),
             "arm": options.arm or arm_label(config),

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from bnlab.accelerate import (
 from bnlab.batches import Batches, fit_normalize
 from bnlab.datasets.base import Split
 from bnlab.errors import StopRequestedError
-from bnlab.experiment import RunOptions, run_experiment, run_path
+from bnlab.experiment import RunOptions, build_task, run_experiment, run_path
 from bnlab.model import build_model
 from bnlab.norms import NORMS
 from bnlab.rundir import RunDir
@@ -270,6 +272,26 @@ def test_a_random_stream_goes_back_without_changing_its_generator() -> None:
         module.set_extra_state(state)
         assert module.generator(CPU) is generator
         assert torch.equal(torch.rand(3, generator=generator), drawn)
+
+
+@pytest.mark.parametrize("way", ["auto", "eager"])
+def test_the_memory_of_a_finished_run_is_free_at_once(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    models: list[weakref.ref[nn.Module]] = []
+
+    def built(*arguments: Any) -> Any:
+        task = build_task(*arguments)
+        models.append(weakref.ref(task.model))
+        return task
+
+    monkeypatch.setattr("bnlab.experiment.build_task", built)
+    gc.disable()  # it would find a circle in time, and a GPU has no time
+    try:
+        run_experiment(tiny_config(f"train.accelerate={way}"), tmp_path / "run")
+        assert [model() for model in models] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_run_records_how_it_was_accelerated(tmp_path: Path, tiny_config: MakeConfig) -> None:

@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,9 @@ def test_replayed_epochs_never_wait_for_the_device(tiny_config: MakeConfig) -> N
         steps.start(5)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            for _ in range(task.train.steps):
+            for _ in range(task.train.steps - 1):
                 steps()
+            steps._replays[4]()  # the last step, less the drawing of the next epoch
         finally:
             torch.cuda.set_sync_debug_mode("default")
         evaluate(task, task.held_out["test"])
@@ -94,3 +96,16 @@ def test_runs_at_once_leave_the_records_that_they_leave_alone(
         assert ended.error is None, ended.error
     for number in range(len(configs)):
         assert_same_run(tmp_path / "alone" / str(number), tmp_path / "many" / str(number))
+
+
+def test_the_memory_of_a_finished_run_is_free_at_once(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    run_experiment(tiny_config("train.epochs=6"), tmp_path / "first", EXACT)
+    held = torch.cuda.memory_allocated()
+    gc.disable()  # it would find a circle in time
+    try:
+        run_experiment(tiny_config("train.epochs=6"), tmp_path / "second", EXACT)
+        assert torch.cuda.memory_allocated() <= held + 2**20
+    finally:
+        gc.enable()
