@@ -496,5 +496,39 @@ def show(
         print_sections([show_section(record)], stdout_console())
 
 
+@app.command()
+def bench(
+    config: Files = None,
+    sets: Sets = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter laps.")] = False,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Also time runs at once in a process each.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON report here too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time bnlab beside the conventional loop and the machine's limit, on synthetic images."""
+    settled = _load(config, ["dataset.name=synthetic", *(sets or ())])
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from bnlab.bench import bench as measure
+    from bnlab.bench import default_settings, table_of
+    from bnlab.runtime import resolve_device
+
+    settings = default_settings(resolve_device(device), quick=quick)
+    if processes:
+        settings = replace(settings, ways=("threads", "processes"))
+    report = measure(settled, settings, lambda text: typer.echo(text, err=True))
+    if out is not None:
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    if as_json:
+        _print_json(report)
+    else:
+        Console().print(table_of(report))
+
+
 if __name__ == "__main__":
     main()

@@ -27,6 +27,13 @@ Vocabulary: TypeAlias = Mapping[str, Registry[Any]]
 UNHASHED = ("seed", "name", "dataset.root")
 """Keys that do not change what is measured; the run directory's hash leaves them out."""
 
+UNHASHED_VALUES = (
+    ("train.accelerate", "auto"),
+    ("train.accelerate", "eager"),
+    ("train.accelerate", "graph"),
+)
+"""Choices that give the same numbers; a key with one of these values is left out likewise."""
+
 
 class Section(BaseModel):
     """One mapping of the YAML file: unknown keys are errors, and nothing changes after loading."""
@@ -162,6 +169,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto` is bf16 where the hardware computes it natively, else fp32. Normalization statistics
     and the loss are fp32 in every mode. What was used is recorded in run.json."""
+    accelerate: Literal["auto", "eager", "graph", "compile"] = "auto"
+    """`eager` is the plain step. `graph` replays it as a CUDA graph (without CUDA: the same calls,
+    not captured) and gives its numbers; so does `auto`, the fastest of what does. `compile` hands
+    the network to torch.compile, which rounds differently and needs a C++ compiler on a CPU: it
+    alone is part of the hash. What was used is recorded in run.json."""
     eval_batch_size: int = Field(1000, ge=1)
     """Images per batch when measuring; matters only to `evaluate_in_train_mode`."""
     test_every: int | None = Field(1, ge=0)
@@ -201,7 +213,11 @@ class Config(Section):
 
 def resolved_hash(resolved: Mapping[str, Any]) -> str:
     """The hash of a resolved configuration; see `Config.hash`."""
-    kept = {key: value for key, value in flatten(resolved).items() if key not in UNHASHED}
+    kept = {
+        key: value
+        for key, value in flatten(resolved).items()
+        if key not in UNHASHED and (key, value) not in UNHASHED_VALUES
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

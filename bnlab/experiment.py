@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from bnlab.accelerate import build_forward, resolve_acceleration
 from bnlab.batches import Batches, data_order_hash, fit_normalize
 from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config, Vocabulary, arm_label, differences, resolved_hash
@@ -29,6 +30,7 @@ from bnlab.runtime import (
     environment,
     git_state,
     installed_packages,
+    keep_freed_memory,
     numerics,
     resolve_device,
     resolve_precision,
@@ -90,6 +92,9 @@ def run_experiment(
     root: Path,
     options: RunOptions | None = None,
     watcher: Watcher | None = None,
+    *,
+    data: Splits | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Train one configuration and leave its whole record in `root`.
 
@@ -98,6 +103,8 @@ def run_experiment(
         root: The run directory; see `run_path`.
         options: How to run it.
         watcher: Told how it goes.
+        data: The images, if they are loaded already.
+        stop: Asked after every step; by default SIGTERM and Ctrl-C.
 
     Returns:
         The content of summary.json: `status` is `done` or `diverged`.
@@ -111,10 +118,12 @@ def run_experiment(
     device = resolve_device(options.device)
     precision = resolve_precision(config.train.precision, device)
     run_dir = RunDir(root)
+    if device.type == "cpu":
+        keep_freed_memory()
     with ExitStack() as stack:
         _refuse_unless_allowed(run_dir, config, options.resume)
-        stop = stack.enter_context(stop_on_signal())
-        data = load_splits(config.dataset, watcher.loading)
+        stop = stop or stack.enter_context(stop_on_signal())
+        data = data or load_splits(config.dataset, watcher.loading)
         check_batch(config.model, config.train.batch_size, len(data.train))
 
         stack.enter_context(run_dir.lock())
@@ -122,6 +131,7 @@ def run_experiment(
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
         attempts = _attempts(run_dir)
         task = build_task(config, data, device, precision)
+        stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         run = {
             **_provenance(config, task, data),
             "arm": options.arm or arm_label(config),
@@ -188,14 +198,17 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
     calibrate(model, normalize.apply(sample.to(device)))
+    acceleration = resolve_acceleration(train.accelerate, device)
     return Task(
         config=config,
         model=model,
+        forward=build_forward(model, acceleration),
         optimizer=build_optimizer(model, config.optim),
         train=batches,
         held_out=held_out,
         device=device,
         precision=precision,
+        acceleration=acceleration,
         num_classes=len(data.classes),
     )
 
@@ -360,6 +373,7 @@ def _provenance(config: Config, task: Task, data: Splits) -> dict[str, Any]:
         },
         "device": str(task.device),
         "precision": task.precision,
+        "acceleration": task.acceleration,
         "git": {"sha": git.sha, "dirty": git.dirty},
         "environment": environment(task.device),
     }
