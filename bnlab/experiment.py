@@ -34,7 +34,7 @@ from bnlab.runtime import (
     resolve_precision,
     stop_on_signal,
 )
-from bnlab.train import Outcome, Position, Task, fit, weighted_layers
+from bnlab.train import Position, Task, fit, weighted_layers
 
 VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
 """The names that a configuration may use."""
@@ -218,29 +218,32 @@ def _train(
     watcher: Watcher,
 ) -> dict[str, Any]:
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
-    started = saved = time.perf_counter()
+    saved = time.perf_counter()
+    started = saved - run.get("wall_seconds", 0.0)
     images, labels = _probe_batch(task)
-    outcome: Outcome | None = None
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
         return stop()
 
+    def save() -> None:
+        run["wall_seconds"] = time.perf_counter() - started
+        _save_checkpoint(run_dir, task, run)
+
     with open_recorder(
         run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
     ) as recorder:
-        for record, ending in fit(task, between_steps):
+        for record in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 probed = run_probes(task.config.probes, task.model, images, labels)
             line = {**record, **probed}
             recorder.write(line, norm_layers(task.model))
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(run_dir, task, run)
+                save()
                 saved = time.perf_counter()
             watcher.epoch(task.config, line)
-            outcome = ending
-    run["wall_seconds"] = run.get("wall_seconds", 0.0) + time.perf_counter() - started
-    _save_checkpoint(run_dir, task, run)
+    save()
+    outcome = task.position.outcome
     if outcome is None:
         raise StopRequestedError(
             f"{run_dir.root}: stopped by {stop.name} in epoch {task.position.epoch + 1} of "

@@ -43,7 +43,8 @@ def assert_same_run(one: Path, two: Path) -> None:
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     for name, value in left.items():
-        assert value is right[name] is None or torch.equal(value, right[name]), name
+        bits = [None if side is None else side.numpy().tobytes() for side in (value, right[name])]
+        assert bits[0] == bits[1], name  # as bits: NaN is not equal to itself
 
 
 class StopAt(Watcher):
@@ -283,6 +284,51 @@ def test_a_killed_run_continues_to_the_same_bits_whenever_it_was_killed(
 
 
 # ---------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "overrides", [("train.epochs=3",), ("train.epochs=3", "optim.lr=1e30", "model.norm=none")]
+)
+def test_a_run_killed_after_its_last_epoch_only_writes_its_summary_on_resuming(
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+) -> None:
+    config = tiny_config(*overrides)
+    whole = run_experiment(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "write_summary", _die)
+        with pytest.raises(KilledError):
+            run_experiment(config, tmp_path / "killed")
+    summary = run_experiment(config, tmp_path / "killed", RunOptions(resume="must"))
+    assert (summary["status"], summary["epochs"]) == (whole["status"], whole["epochs"])
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+class KilledError(Exception):
+    pass
+
+
+def _die(*_: object) -> None:
+    raise KilledError
+
+
+def test_the_time_spent_before_a_kill_is_part_of_the_wall_time(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.experiment.CHECKPOINT_SECONDS", 0.0)
+
+    class DieAfterTwo(Watcher):
+        def epoch(self, config: Config, record: Any) -> None:
+            if record["epoch"] == 2:
+                raise KilledError
+
+    config, root = tiny_config("train.epochs=3"), tmp_path / "run"
+    with pytest.raises(KilledError):
+        run_experiment(config, root, watcher=DieAfterTwo())
+    summary = run_experiment(config, root, RunOptions(resume="must"))
+    assert summary["wall_seconds"] > summary["train_seconds"]
 
 
 def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_config: MakeConfig) -> None:
