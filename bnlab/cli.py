@@ -45,7 +45,8 @@ def main() -> None:
         print(f"bnlab: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        words = ("can't allocate memory", "out of memory")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
         print(  # noqa: T201
             f"bnlab: not enough memory: {str(error).splitlines()[0]}; lower dataset sizes, "

@@ -115,12 +115,13 @@ def run_experiment(
         _refuse_unless_allowed(run_dir, config, options.resume)
         stop = stack.enter_context(stop_on_signal())
         data = load_splits(config.dataset, watcher.loading)
-        check_batch(config.model, config.train.batch_size, len(data.train))
+        _check_batches(config, data)
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
         attempts = _attempts(run_dir)
+        _refuse_other_images(run_dir, data)
         task = build_task(config, data, device, precision)
         run = {
             **_provenance(config, task, data),
@@ -154,6 +155,18 @@ def check_config(config: Config) -> None:
     build_model(config.model, seed=config.seed)
     images = config.dataset.train_size or config.train.batch_size
     check_batch(config.model, config.train.batch_size, images)
+
+
+def _check_batches(config: Config, data: Splits) -> None:
+    """Refuse batches of one image, where statistics would have to be taken from them."""
+    train = config.train
+    check_batch(config.model, train.batch_size, len(data.train))
+    if not train.evaluate_in_train_mode:
+        return
+    for name, split in (("val", data.val), ("test", data.test)):
+        if split is not None:
+            keys = ("train.eval_batch_size", f"dataset.{name}_size")
+            check_batch(config.model, train.eval_batch_size, len(split), keys=keys)
 
 
 def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
@@ -313,6 +326,16 @@ def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
         )
 
 
+def _refuse_other_images(run_dir: RunDir, data: Splits) -> None:
+    """Refuse to go on with other images: where they lie is no part of the configuration."""
+    stored = run_dir.read_run().get("dataset", {}) if run_dir.run.exists() else {}
+    if stored.get("checksum", data.checksum) != data.checksum:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the images that the run was started with; these have "
+            f"another checksum: {stored['checksum'][:8]} -> {data.checksum[:8]}; see dataset.root"
+        )
+
+
 def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
     """Say that no run is there, and what differs in unfinished runs of the same name and seed."""
     message = f"{run_dir.root}: --resume must, but there is no run here"
@@ -406,8 +429,15 @@ def _load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
             f"{run_dir.root}: was trained in {state['precision']}, this device would go on in "
             f"{task.precision}; set train.precision or choose the --device it ran on"
         )
-    task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
+    try:
+        task.model.load_state_dict(state["model"])
+        task.optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RefusedError(
+            f"{run_dir.checkpoint}: does not fit this bnlab's network and optimizer "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); delete "
+            f"{run_dir.checkpoint.parent} to train this run from its start"
+        ) from None
     for name, value in state["position"].items():
         setattr(task.position, name, value)
     run["wall_seconds"] = state["wall_seconds"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import yaml
 from conftest import TINY, MakeConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnlab.checkpoint import read_checkpoint
+from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config
+from bnlab.datasets import Splits, load_splits
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.experiment import RunOptions, Watcher, run_experiment, run_path, spread
 from bnlab.rundir import RunDir, load_record
@@ -364,6 +366,49 @@ def test_resuming_with_another_configuration_names_the_keys_that_differ(
         run_experiment(other, run_path(tmp_path, other), RunOptions(resume="must"))
 
 
+def test_resuming_with_other_images_is_refused(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+
+    def other(*args: Any) -> Splits:
+        return replace(load_splits(*args), checksum="0" * 64)
+
+    monkeypatch.setattr("bnlab.experiment.load_splits", other)
+    with pytest.raises(RefusedError, match="images that the run was started with"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+
+
+@pytest.mark.parametrize("lines", [[], [1], [2], [1, 1, 2]])
+def test_a_record_with_missing_or_doubled_epochs_is_not_resumed(
+    tmp_path: Path, tiny_config: MakeConfig, lines: list[int]
+) -> None:
+    config, root = tiny_config("train.epochs=3"), tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(config, root, watcher=StopAt(2, 1))
+    metrics = RunDir(root).metrics
+    whole = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(whole[line - 1] for line in lines))
+    with pytest.raises(RefusedError, match="not every epoch"):
+        run_experiment(config, root, RunOptions(resume="auto"))
+    metrics.write_text("".join(whole))
+    assert run_experiment(config, root, RunOptions(resume="auto"))["epochs"] == 3
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    state = read_checkpoint(RunDir(root))
+    write_checkpoint(RunDir(root), {**state, "model": {"other": torch.zeros(1)}})
+    with pytest.raises(RefusedError, match="does not fit"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+
+
 def test_resume_must_demands_a_run(tmp_path: Path, tiny_config: MakeConfig) -> None:
     with pytest.raises(RefusedError, match="no run here"):
         run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(resume="must"))
@@ -406,6 +451,15 @@ def test_a_batch_of_one_image_is_refused_before_anything_is_written(
         with pytest.raises(ConfigError, match=r"batch_size"):
             run_experiment(config, run_path(tmp_path, config))
     assert not any(tmp_path.rglob("s0"))
+
+
+def test_measuring_one_image_in_train_mode_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    overrides = ("train.evaluate_in_train_mode=true", "train.eval_batch_size=39")
+    with pytest.raises(ConfigError, match=r"train\.eval_batch_size: 39: .*dataset\.test_size=40"):
+        run_experiment(tiny_config(*overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_cuda_without_a_cuda_device_is_refused(tmp_path: Path, tiny_config: MakeConfig) -> None:
