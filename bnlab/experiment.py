@@ -135,7 +135,7 @@ def run_experiment(
         _write_status(run_dir, run, "running")
         try:
             summary = _train(task, run_dir, run, stop, watcher)
-        except StopRequestedError:
+        except (StopRequestedError, KeyboardInterrupt):  # the latter is a second Ctrl-C
             _write_status(run_dir, run, "preempted")
             raise
         except BaseException as error:

@@ -227,6 +227,21 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(
     assert RunDir(root).checkpoint.exists()
 
 
+def test_a_second_ctrl_c_ends_at_once_and_does_not_count_as_a_failure(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    class Impatient(StopAt):
+        def step(self, position: Position, steps: int) -> None:
+            super().step(position, steps)
+            super().step(position, steps)
+
+    root = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny_config(), root, watcher=Impatient(1, 2, signal.SIGINT))
+    assert RunDir(root).read_run()["status"] == "preempted"
+    assert run_experiment(tiny_config(), root, RunOptions(resume="must"))["epochs"] == 2
+
+
 def test_tensorboard_shows_each_epoch_once_after_a_resume(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
