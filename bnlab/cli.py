@@ -44,6 +44,16 @@ def main() -> None:
     except BnlabError as error:
         print(f"bnlab: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
+        words = ("can't allocate memory", "out of memory")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        print(  # noqa: T201
+            f"bnlab: not enough memory: {str(error).splitlines()[0]}; lower dataset sizes, "
+            "model.widths, model.hidden, train.batch_size or train.eval_batch_size",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except BrokenPipeError:  # the reader (head, less) went away
         sys.stderr.close()
         sys.exit(1)
@@ -189,6 +199,8 @@ def _resolved(path: Path) -> dict[str, Any]:
     from bnlab.rundir import RunDir
 
     if path.is_dir():
+        if not RunDir(path).started:
+            raise ConfigError(f"{path}: neither a run directory nor a configuration file")
         return RunDir(path).read_config()
     return _load([path], None).resolved()
 

@@ -36,7 +36,7 @@ from bnlab.runtime import (
     resolve_precision,
     stop_on_signal,
 )
-from bnlab.train import Outcome, Position, Task, fit, weighted_layers
+from bnlab.train import Position, Task, fit, weighted_layers
 
 VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
 """The names that a configuration may use."""
@@ -124,12 +124,13 @@ def run_experiment(
         _refuse_unless_allowed(run_dir, config, options.resume)
         stop = stop or stack.enter_context(stop_on_signal())
         data = data or load_splits(config.dataset, watcher.loading)
-        check_batch(config.model, config.train.batch_size, len(data.train))
+        _check_batches(config, data)
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
         attempts = _attempts(run_dir)
+        _refuse_other_images(run_dir, data)
         task = build_task(config, data, device, precision)
         stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         run = {
@@ -144,7 +145,7 @@ def run_experiment(
         _write_status(run_dir, run, "running")
         try:
             summary = _train(task, run_dir, run, stop, watcher)
-        except StopRequestedError:
+        except (StopRequestedError, KeyboardInterrupt):  # the latter is a second Ctrl-C
             _write_status(run_dir, run, "preempted")
             raise
         except BaseException as error:
@@ -164,6 +165,18 @@ def check_config(config: Config) -> None:
     build_model(config.model, seed=config.seed)
     images = config.dataset.train_size or config.train.batch_size
     check_batch(config.model, config.train.batch_size, images)
+
+
+def _check_batches(config: Config, data: Splits) -> None:
+    """Refuse batches of one image, where statistics would have to be taken from them."""
+    train = config.train
+    check_batch(config.model, train.batch_size, len(data.train))
+    if not train.evaluate_in_train_mode:
+        return
+    for name, split in (("val", data.val), ("test", data.test)):
+        if split is not None:
+            keys = ("train.eval_batch_size", f"dataset.{name}_size")
+            check_batch(config.model, train.eval_batch_size, len(split), keys=keys)
 
 
 def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
@@ -231,29 +244,32 @@ def _train(
     watcher: Watcher,
 ) -> dict[str, Any]:
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
-    started = saved = time.perf_counter()
+    saved = time.perf_counter()
+    started = saved - run.get("wall_seconds", 0.0)
     images, labels = _probe_batch(task)
-    outcome: Outcome | None = None
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
         return stop()
 
+    def save() -> None:
+        run["wall_seconds"] = time.perf_counter() - started
+        _save_checkpoint(run_dir, task, run)
+
     with open_recorder(
         run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
     ) as recorder:
-        for record, ending in fit(task, between_steps):
+        for record in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 probed = run_probes(task.config.probes, task.model, images, labels)
             line = {**record, **probed}
             recorder.write(line, norm_layers(task.model))
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(run_dir, task, run)
+                save()
                 saved = time.perf_counter()
             watcher.epoch(task.config, line)
-            outcome = ending
-    run["wall_seconds"] = run.get("wall_seconds", 0.0) + time.perf_counter() - started
-    _save_checkpoint(run_dir, task, run)
+    save()
+    outcome = task.position.outcome
     if outcome is None:
         raise StopRequestedError(
             f"{run_dir.root}: stopped by {stop.name} in epoch {task.position.epoch + 1} of "
@@ -320,6 +336,16 @@ def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
         raise RefusedError(
             f"{run_dir.root}: --resume needs the configuration that the run was started with; "
             f"these keys differ:\n{_differing_keys(stored, config)}"
+        )
+
+
+def _refuse_other_images(run_dir: RunDir, data: Splits) -> None:
+    """Refuse to go on with other images: where they lie is no part of the configuration."""
+    stored = run_dir.read_run().get("dataset", {}) if run_dir.run.exists() else {}
+    if stored.get("checksum", data.checksum) != data.checksum:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the images that the run was started with; these have "
+            f"another checksum: {stored['checksum'][:8]} -> {data.checksum[:8]}; see dataset.root"
         )
 
 
@@ -417,8 +443,15 @@ def _load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
             f"{run_dir.root}: was trained in {state['precision']}, this device would go on in "
             f"{task.precision}; set train.precision or choose the --device it ran on"
         )
-    task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
+    try:
+        task.model.load_state_dict(state["model"])
+        task.optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RefusedError(
+            f"{run_dir.checkpoint}: does not fit this bnlab's network and optimizer "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); delete "
+            f"{run_dir.checkpoint.parent} to train this run from its start"
+        ) from None
     for name, value in state["position"].items():
         setattr(task.position, name, value)
     run["wall_seconds"] = state["wall_seconds"]

@@ -85,6 +85,9 @@ class Score:
     """Fraction in [0, 1]."""
 
 
+Outcome = Literal["done", "diverged"]
+
+
 @dataclass
 class Position:
     """Where training stands: with the states of model and optimizer, all that a resume needs."""
@@ -97,6 +100,8 @@ class Position:
     """Training time spent inside the current epoch."""
     sums: dict[str, Tensor] | None = None
     """Sums of the current epoch so far."""
+    outcome: Outcome | None = None
+    """How training ended; None while it goes on."""
 
 
 BetweenSteps: TypeAlias = Callable[[Position], bool]
@@ -206,18 +211,16 @@ def _pass(
     return task.passes[batches]
 
 
-Outcome = Literal["done", "diverged"]
+def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
+    """Train to the end, giving a metrics record after each epoch.
 
-
-def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any], Outcome | None]]:
-    """Train to the end, giving a metrics record after each epoch and, with the last, the outcome.
-
-    Ends without an outcome when `between_steps` asked for it; `task.position` says where it stands.
-    A record is given only for a whole epoch, and `task.position` already counts it.
+    Ends early when `between_steps` asked for it; `task.position` says where it stands, and holds
+    the outcome once there is one. A record is given only for a whole epoch, and `task.position`
+    already counts it.
     """
     config, position = task.config.train, task.position
     hold_lr(task.optimizer, task.device)
-    while position.epoch < config.epochs:
+    while position.outcome is None:
         lr, started = set_lr(task), time.perf_counter()
         sums = train_epoch(task, between_steps)
         train = sums.score(len(task.train))  # the epoch's only synchronization with the device
@@ -247,9 +250,9 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
         position.epoch, position.step = position.epoch + 1, 0
         position.seconds, position.sums = 0.0, None
         learned = train.loss <= DIVERGED_SHARE_OF_CHANCE * math.log(task.num_classes)
-        yield record, ("done" if learned and not broken else "diverged") if last else None
         if last:
-            return
+            position.outcome = "done" if learned and not broken else "diverged"
+        yield record
 
 
 def _due(epoch: int, every: int | None, *, last: bool) -> bool:

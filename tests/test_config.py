@@ -120,6 +120,10 @@ def test_a_boolean_where_a_norm_name_belongs_is_told_what_to_write(word: str) ->
         "model=3",
         "name='a b'",
         "optim.betas=[0.9]",
+        "optim.betas=[0.9, 1.0]",
+        "optim.milestones=[1.5]",
+        "model.widths=[99999999999]",
+        "probes=[weights, weights]",
         "x",
         "=1",
         "a..b=1",
@@ -133,6 +137,31 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_an_error(override: str) ->
 def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "optim:\n  lr: 1\n  lr: 2\n")
     assert f"{path}:3: optim.lr: given twice" in fault(files=(path,))
+
+
+def test_nesterov_without_momentum_is_an_error_unless_it_means_nothing() -> None:
+    assert "nesterov" in fault("optim={nesterov: true, momentum: 0}")
+    make("optim={name: adam, nesterov: true, momentum: 0}")
+
+
+def test_a_wrong_entry_does_not_make_its_list_too_short_as_well() -> None:
+    assert fault("model.widths=[0]").count("\n") == 0
+
+
+def test_a_fault_shows_values_as_yaml_writes_them() -> None:
+    assert "got null" in fault("model=")
+    assert "got [1, 2]" in fault("model=[1, 2]")
+    assert 'got "ünï"' in fault("name=ünï")
+
+
+def test_one_set_gives_one_key() -> None:
+    assert "once for each key" in fault("seed=1\nother: 2")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]: 3", "? {a: b}\n: 1", "a: &a [*a]", "a: &a {b: *a}"])
+def test_a_key_that_is_no_word_and_an_endless_alias_are_errors(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    assert str(path) in fault(files=(path,))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "just words", "a:\n\t- b"])
