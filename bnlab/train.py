@@ -154,15 +154,16 @@ def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
     return sums
 
 
-def set_lr(task: Task) -> float:
-    """Set the scheduled learning rate of the coming step, and return it."""
-    config, position = task.config, task.position
-    steps = task.train.steps
-    done = position.epoch * steps + position.step
-    lr = lr_at(config.optim, done, steps, config.train.epochs)
+def set_lr(task: Task) -> None:
+    """Set the scheduled learning rate of the coming step."""
+    lr = _lr(task, task.position.epoch, task.position.step)
     for group in task.optimizer.param_groups:
         group["lr"] = lr
-    return lr
+
+
+def _lr(task: Task, epoch: int, step: int) -> float:
+    steps = task.train.steps
+    return lr_at(task.config.optim, epoch * steps + step, steps, task.config.train.epochs)
 
 
 def evaluate(task: Task, batches: Batches) -> Score:
@@ -194,7 +195,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
     """
     config, position = task.config.train, task.position
     while position.outcome is None:
-        lr, started = set_lr(task), time.perf_counter()
+        started = time.perf_counter()
         sums = train_epoch(task, between_steps)
         train = _score(sums)  # the epoch's only synchronization with the device
         position.seconds += time.perf_counter() - started
@@ -208,7 +209,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
             "step": (position.epoch + 1) * task.train.steps,
             "seconds": position.seconds,
             "images_per_second": sums.images / position.seconds,
-            "optim/lr": lr,
+            "optim/lr": _lr(task, position.epoch, 0),
             "train/loss": train.loss,
             "train/accuracy": train.accuracy,
         }
