@@ -266,7 +266,10 @@ class GitState:
 
 
 def git_state() -> GitState:
-    """Commit and uncommitted changes of the checkout that bnlab is imported from."""
+    """Commit and uncommitted changes of the checkout that bnlab is imported from.
+
+    A new module that git does not know yet makes it dirty as well, though no diff shows it.
+    """
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
@@ -282,7 +285,8 @@ def git_state() -> GitState:
     if git("ls-files", "--error-unmatch", "runtime.py") is None:
         return GitState(None, False, None)
     sha, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
-    return GitState(sha.strip() if sha else None, bool(diff), diff)
+    unknown = git("ls-files", "--others", "--exclude-standard", "*.py")
+    return GitState(sha.strip() if sha else None, bool(diff or unknown), diff)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -167,15 +167,16 @@ def training_sums(task: Task) -> Sums:
     return _pass(task, task.train, train_step)[0]
 
 
-def set_lr(task: Task) -> float:
-    """Set the scheduled learning rate of the coming step, and return it."""
-    config, position = task.config, task.position
-    steps = task.train.steps
-    done = position.epoch * steps + position.step
-    lr = lr_at(config.optim, done, steps, config.train.epochs)
+def set_lr(task: Task) -> None:
+    """Set the scheduled learning rate of the coming step."""
+    lr = _lr(task, task.position.epoch, task.position.step)
     for group in task.optimizer.param_groups:
         group["lr"].fill_(lr)
-    return lr
+
+
+def _lr(task: Task, epoch: int, step: int) -> float:
+    steps = task.train.steps
+    return lr_at(task.config.optim, epoch * steps + step, steps, task.config.train.epochs)
 
 
 def evaluate(task: Task, batches: Batches) -> Score:
@@ -221,7 +222,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
     config, position = task.config.train, task.position
     hold_lr(task.optimizer, task.device)
     while position.outcome is None:
-        lr, started = set_lr(task), time.perf_counter()
+        started = time.perf_counter()
         sums = train_epoch(task, between_steps)
         train = sums.score(len(task.train))  # the epoch's only synchronization with the device
         position.seconds += time.perf_counter() - started
@@ -235,7 +236,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
             "step": (position.epoch + 1) * task.train.steps,
             "seconds": position.seconds,
             "images_per_second": len(task.train) / position.seconds,
-            "optim/lr": lr,
+            "optim/lr": _lr(task, position.epoch, 0),
             "train/loss": train.loss,
             "train/accuracy": train.accuracy,
         }

@@ -213,7 +213,7 @@ def test_a_run_that_learns_nothing_counts_as_diverged(
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     tmp_path: Path, tiny_config: MakeConfig, epoch: int, step: int, norm: str
 ) -> None:
-    config = tiny_config(f"model.norm.name={norm}", "model.dropout=0.5")
+    config = tiny_config(f"model.norm.name={norm}", "model.dropout=0.5", "optim.schedule=linear")
     whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
     run_experiment(config, whole)
     with pytest.raises(StopRequestedError) as caught:
