@@ -369,10 +369,8 @@ def _differing_keys(stored: Mapping[str, Any], config: Config) -> str:
 
 
 def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
-    earlier: list[dict[str, str]] = []
-    if run_dir.run.exists():
-        earlier = list(run_dir.read_run().get("attempts", []))
-    return [*earlier, {"started": _now()}]
+    earlier = run_dir.read_run().get("attempts") if run_dir.run.exists() else None
+    return [*(earlier if isinstance(earlier, list) else []), {"started": _now()}]
 
 
 def _now() -> str:

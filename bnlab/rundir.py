@@ -200,7 +200,10 @@ class RunDir:
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json as plain data; raises as `read_run`."""
-        return _read_json(self.summary)
+        data = _read_json(self.summary)
+        if data.get("status") not in {"done", "diverged"}:
+            raise BnlabError(f"{self.summary}: not a summary of bnlab; delete it to train again")
+        return data
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration as plain data.

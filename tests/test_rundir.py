@@ -190,3 +190,13 @@ def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:
     summary: dict[str, Any] = {"status": "diverged"}
     run_dir.write_summary(summary)
     assert load_record(run_dir.root).status == "diverged"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"status": "soon"}', "[]", ""])
+def test_a_summary_that_bnlab_did_not_write_is_an_error_that_names_it(
+    tmp_path: Path, content: str
+) -> None:
+    run_dir = created(tmp_path / "s0")
+    run_dir.summary.write_text(content)
+    with pytest.raises(BnlabError, match=r"summary\.json"):
+        run_dir.read_summary()
