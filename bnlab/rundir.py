@@ -24,6 +24,9 @@ from bnlab.errors import BnlabError, RefusedError
 
 SCHEMA_VERSION = 1
 
+REFERENCE = "reference"
+"""Folder of the runs folder for records that came with bnlab."""
+
 Status = Literal["running", "done", "diverged", "failed", "preempted"]
 
 
@@ -342,11 +345,24 @@ def load_record(root: Path) -> RunRecord:
 def find_runs(root: Path) -> list[Path]:
     """Run directories at or below `root`, sorted; nothing inside a run is looked at."""
     found: list[Path] = []
-    for folder, below, files in os.walk(root):
+    for folder, below, files in walk_runs(root):
         if "run.json" in files or "config.yaml" in files:
-            found.append(Path(folder))
+            found.append(folder)
             below.clear()
     return sorted(found)
+
+
+def walk_runs(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` over a runs folder, without the records that came with bnlab.
+
+    They lie in a folder `reference` right below it, and must not mix with the user's runs; who asks
+    for that folder by name gets them.
+    """
+    for name, below, files in os.walk(root):
+        folder = Path(name)
+        if folder == root and REFERENCE in below:
+            below.remove(REFERENCE)
+        yield folder, below, files
 
 
 # ------------------------------------------------------------------------------- safe writing

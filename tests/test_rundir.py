@@ -164,6 +164,14 @@ def test_runs_are_found_at_any_depth_and_nothing_inside_them(tmp_path: Path) -> 
     assert find_runs(tmp_path / "b" / "s0") == [tmp_path / "b" / "s0"]
 
 
+def test_records_that_came_with_bnlab_are_found_only_when_asked_for(tmp_path: Path) -> None:
+    created(tmp_path / "mine" / "s0")
+    created(tmp_path / "reference" / "quick" / "s0")
+    created(tmp_path / "mine2" / "reference" / "s0")
+    assert find_runs(tmp_path) == [tmp_path / "mine" / "s0", tmp_path / "mine2/reference/s0"]
+    assert find_runs(tmp_path / "reference") == [tmp_path / "reference" / "quick" / "s0"]
+
+
 def test_the_consume_half_never_imports_torch() -> None:
     modules = ["rundir", "config", "registry", "errors", "cli", "dashboard"]
     code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"

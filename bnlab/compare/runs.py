@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bnlab.config import UNHASHED, flatten, resolved_hash
 from bnlab.errors import BnlabError, ConfigError
-from bnlab.rundir import RunDir, RunRecord, find_runs, load_record
+from bnlab.rundir import RunDir, RunRecord, find_runs, load_record, walk_runs
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -126,8 +126,7 @@ def _not_runs(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Folders that look as if a run should be there."""
     found: dict[Path, str] = {}
     for path in _expand(paths):
-        for name, below, files in os.walk(path):
-            folder = Path(name)
+        for folder, below, files in walk_runs(path):
             run_dir = RunDir(folder)
             if {run_dir.run.name, run_dir.config.name} & set(files):
                 below.clear()
