@@ -13,7 +13,8 @@ from typing import Any, Literal
 from bnlab.errors import BnlabError
 from bnlab.executors import Cell, last_line, log_path
 from bnlab.rundir import RunDir
-from bnlab.study.plan import Point, Stage, Study
+from bnlab.study.plan import Study
+from bnlab.studyfile import Point, Stage
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "diverged", "running", "cut off", "failed", "missing")
