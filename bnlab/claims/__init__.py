@@ -5,6 +5,12 @@ and one import line below. Nothing here imports torch: verdicts come from the ru
 """
 
 from bnlab.claims import accuracy as accuracy
+from bnlab.claims import dropout as dropout
+from bnlab.claims import fc_norm as fc_norm
+from bnlab.claims import higher_lr as higher_lr
+from bnlab.claims import input_normalization as input_normalization
+from bnlab.claims import placement as placement
+from bnlab.claims import small_batch as small_batch
 from bnlab.claims.base import (
     ALPHA,
     CLAIMS,

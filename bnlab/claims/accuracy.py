@@ -25,7 +25,7 @@ def measure(evidence: Evidence) -> Contrast:
             )
         ],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence),
+        edge_guard(evidence, ("none", "batch")),
     )
 
 

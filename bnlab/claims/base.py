@@ -42,6 +42,17 @@ MAX_N = 10_000
 """Beyond so many seeds a claim is as good as undecidable."""
 
 
+Unit: TypeAlias = Literal["pp", "octaves"]
+
+SCALES: Mapping[Unit, float] = {"pp": 100.0, "octaves": 1.0}
+"""From storage (fractions of images; factors of two) to tables."""
+
+
+def show_effect(value: float, unit: Unit) -> str:
+    """An effect with its unit: `+0.31 pp`."""
+    return f"{value * SCALES[unit]:+.2f} {unit}"
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Scores of the runs that a claim asks for, all of them finished.
@@ -78,11 +89,13 @@ class Detail:
 
     Attributes:
         name: What it is.
-        interval: Its estimate and 95 % limits, in the claim's storage units.
+        interval: Its estimate and 95 % limits, in storage units.
+        unit: Of the table.
     """
 
     name: str
     interval: Interval
+    unit: Unit = "pp"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +144,9 @@ def make_contrast(
     )
 
 
-def detail(name: str, values: Array) -> Detail:
+def detail(name: str, values: Array, unit: Unit = "pp") -> Detail:
     """A further number with Student's interval, from one value a seed."""
-    return Detail(name, mean_interval(values, LEVEL))
+    return Detail(name, mean_interval(values, LEVEL), unit)
 
 
 Label: TypeAlias = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT TESTED"]
@@ -185,7 +198,7 @@ class Claim:
     protocol: str
     smallest_effect: float
     reason: str
-    unit: Literal["pp", "octaves"]
+    unit: Unit
     arms: tuple[str, ...]
     measure: Callable[[Evidence], Contrast]
     judge: "Judge"
@@ -193,11 +206,11 @@ class Claim:
     @property
     def scale(self) -> float:
         """Factor from storage to tables."""
-        return 100.0 if self.unit == "pp" else 1.0
+        return SCALES[self.unit]
 
     def show(self, value: float) -> str:
         """An effect with its unit: `+0.31 pp`."""
-        return f"{value * self.scale:+.2f} {self.unit}"
+        return show_effect(value, self.unit)
 
 
 CLAIMS: Registry[Claim] = Registry("claim")
@@ -328,11 +341,12 @@ def settling_n(interval: Interval, smallest_effect: float) -> int | None:
     return n if n <= MAX_N else None
 
 
-def edge_guard(evidence: Evidence) -> str:
+def edge_guard(evidence: Evidence, arms: Sequence[str]) -> str:
     """Why arms may not be compared each at its best: a best learning rate at the grid's edge."""
-    if not evidence.edges:
+    edges = [arm for arm in evidence.edges if arm in arms]
+    if not edges:
         return ""
-    named = ", ".join(f"{arm} ({evidence.chosen[arm]:g})" for arm in evidence.edges)
+    named = ", ".join(f"{arm} ({evidence.chosen[arm]:g})" for arm in edges)
     return f"the best lr lies at the edge of the grid in {named}: a better one may lie beyond"
 
 

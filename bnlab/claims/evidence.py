@@ -256,7 +256,7 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
         f"{config.dataset.name}" + (f" ({'; '.join(notes)})" if notes else ""),
         images,
         network,
-        f"{config.train.epochs} epochs",
+        f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}",
         f"{len(plan.spec.seeds)} seeds",
         *machines,
     ]

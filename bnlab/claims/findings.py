@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnlab.claims.base import CLAIMS, MIN_N, RULE, Claim, Contrast, Verdict, judge_together
+from bnlab.claims.base import CLAIMS, MIN_N, RULE, SCALES, Claim, Contrast, Verdict, judge_together
 from bnlab.claims.evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
 from bnlab.compare import Remark, load_runs
 from bnlab.stats import Interval
@@ -139,7 +139,7 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         "runs_finished": gathered.finished,
         "runs_planned": gathered.total,
         "details": [
-            {"name": d.name, **_limits(d.interval, claim.scale)}
+            {"name": d.name, "unit": d.unit, **_limits(d.interval, SCALES[d.unit])}
             for d in (contrast.details if contrast else ())
         ],
         "remarks": list(contrast.remarks) if contrast else [],

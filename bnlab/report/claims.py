@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnlab.claims import FAMILY, MIN_N, Finding, as_data
-from bnlab.claims.base import Claim
+from bnlab.claims.base import SCALES, Unit, show_effect
 from bnlab.report.blocks import Block, Bullets, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
 from bnlab.rundir import StorageError, write_text
@@ -68,7 +68,7 @@ def _overview(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         interval = _interval(finding)
         effect = finding.claim.show(interval.estimate) if interval else MISSING
-        limits = _limits(finding.claim, interval) if interval else MISSING
+        limits = _limits(finding.claim.unit, interval) if interval else MISSING
         preset = finding.gathered.preset if finding.gathered.finished else MISSING
         row = (finding.claim.name, _verdict(finding), effect, limits, str(finding.n), preset)
         rows.append(row)
@@ -93,8 +93,8 @@ def _interval(finding: Finding) -> Interval | None:
     return finding.contrast.interval if finding.contrast is not None else None
 
 
-def _limits(claim: Claim, interval: Interval) -> str:
-    low, high = interval.low * claim.scale, interval.high * claim.scale
+def _limits(unit: Unit, interval: Interval) -> str:
+    low, high = interval.low * SCALES[unit], interval.high * SCALES[unit]
     return f"{low:+.2f} to {high:+.2f}"
 
 
@@ -124,10 +124,14 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         blocks.append(table)
     if contrast is not None:
         rows = [
-            ("headline", claim.show(contrast.interval.estimate), _limits(claim, contrast.interval))
+            (
+                "headline",
+                claim.show(contrast.interval.estimate),
+                _limits(claim.unit, contrast.interval),
+            )
         ]
         rows += [
-            (d.name, claim.show(d.interval.estimate), _limits(claim, d.interval))
+            (d.name, show_effect(d.interval.estimate, d.unit), _limits(d.unit, d.interval))
             for d in contrast.details
         ]
         columns = (Column("contrast", numeric=False), Column("effect"), Column("95 % limits"))
