@@ -38,6 +38,9 @@ MIN_N = next(n for n in range(2, 99) if smallest_sign_flip_p(n) <= ALPHA / FAMIL
 """Fewest seeds of a verdict, 9: with fewer, no exact test survives Holm's correction for `FAMILY`
 claims, however large the effect."""
 
+NAMING = 3
+"""Seeds that only choose what all others measure, where a claim is about a best or a worst."""
+
 MAX_N = 10_000
 """Beyond so many seeds a claim is as good as undecidable."""
 
@@ -361,19 +364,20 @@ def divergences(evidence: Evidence) -> tuple[str, ...]:
     return (f"diverged runs, scored as chance: {', '.join(named)}",) if named else ()
 
 
-def leave_one_out_range(scores: Array) -> Array:
+def named_range(scores: Array) -> Array:
     """How far settings spread an arm's scores, one value a seed that noise does not widen.
 
-    The best and the worst setting are named by the mean over all other seeds and their difference
-    is taken on the seed left out. The maximum less the minimum of a seed's own scores would be
-    large for a noisy arm whose settings do not matter at all.
+    The medians of the first `NAMING` seeds name the best and the worst setting (a single diverged
+    run does not move a median), and the others measure the difference between these two. The
+    maximum less the minimum of a seed's own scores would be large for a noisy arm whose settings do
+    not matter at all; and were every seed to name for all others, the values would hang together
+    and their interval be too narrow.
 
     Args:
-        scores: (seeds, settings), at least 2 seeds.
+        scores: (seeds, settings), more than `NAMING` seeds.
 
     Returns:
-        Differences: (seeds,).
+        Differences: (seeds - NAMING,).
     """
-    others = scores.sum(axis=0) - scores  # times n - 1, which orders settings alike
-    rows = np.arange(len(scores))
-    return np.asarray(scores[rows, others.argmax(axis=1)] - scores[rows, others.argmin(axis=1)])
+    named, measured = np.median(scores[:NAMING], axis=0), scores[NAMING:]
+    return np.asarray(measured[:, named.argmax()] - measured[:, named.argmin()])

@@ -6,6 +6,7 @@ import numpy as np
 
 from bnlab.claims.base import (
     CLAIMS,
+    NAMING,
     Array,
     Claim,
     Contrast,
@@ -26,8 +27,8 @@ class UsableRange:
     """Learning rates within `TOLERANCE` of an arm's best, one range a seed.
 
     Attributes:
-        low: log2 of the lower end: (seeds,).
-        high: log2 of the upper end: (seeds,).
+        low: log2 of the lower end: (seeds - NAMING,).
+        high: log2 of the upper end: (seeds - NAMING,).
         open_ends: Ends of the grid at which the arm's mean is still within the tolerance, so that
             its range may go on beyond: `low`, `high`.
     """
@@ -38,28 +39,25 @@ class UsableRange:
 
     @property
     def width(self) -> Array:
-        """Octaves: (seeds,)."""
+        """Octaves: (seeds - NAMING,)."""
         return self.high - self.low
 
 
 def usable_range(lrs: Array, scores: Array) -> UsableRange:
     """Where accuracy is within the tolerance of the best, going outward from the best.
 
-    On each seed the best learning rate is the one that the other seeds name: a seed's own maximum
-    would be lucky, and the luckier the noisier the arm. Between two learning rates accuracy is a
-    straight line over log2(lr).
+    The medians of the first `NAMING` seeds name the best learning rate, and the others measure: a
+    seed's own maximum would be lucky, and the luckier the noisier the arm. Between two learning
+    rates accuracy is a straight line over log2(lr).
 
     Args:
         lrs: Rising: (learning rates,).
-        scores: (seeds, learning rates).
+        scores: (seeds, learning rates), more than `NAMING` seeds.
     """
-    octaves = np.log2(lrs)
-    best = (scores.sum(axis=0) - scores).argmax(axis=1)
-    high = [_reach(octaves, row, start) for row, start in zip(scores, best, strict=True)]
-    low = [
-        -_reach(-octaves[::-1], row[::-1], len(row) - 1 - start)
-        for row, start in zip(scores, best, strict=True)
-    ]
+    octaves, measured = np.log2(lrs), scores[NAMING:]
+    best = int(np.median(scores[:NAMING], axis=0).argmax())
+    high = [_reach(octaves, row, best) for row in measured]
+    low = [-_reach(-octaves[::-1], row[::-1], len(row) - 1 - best) for row in measured]
     mean = scores.mean(axis=0)
     ends = {"low": mean[0], "high": mean[-1]}
     open_ends = tuple(end for end, value in ends.items() if value >= mean.max() - TOLERANCE)
@@ -109,7 +107,8 @@ CLAIMS.register("higher_lr")(
             "Bjorck et al. 2018, arXiv:1806.02375 (and this is the cause of its other gains)",
         ),
         definition="The usable range: octaves (factors of two) of the learning rate within 1 "
-        "percentage point of the arm's best validation accuracy, with BN less without. Not the "
+        "percentage point of the arm's best validation accuracy, with BN less without. Three seeds "
+        "name the best learning rate of an arm, the others measure around it. Not the "
         "largest rate that does not diverge: weights in front of BN grow and cool themselves down, "
         "so that this one is nearly free.",
         formula="width(batch) - width(none), in octaves, mean over seeds",

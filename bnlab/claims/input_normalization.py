@@ -11,8 +11,8 @@ from bnlab.claims.base import (
     detail,
     divergences,
     judge_effect,
-    leave_one_out_range,
     make_contrast,
+    named_range,
 )
 
 WAYS = ("raw", "minmax", "half", "zscore", "per_image", "decimal")
@@ -24,7 +24,7 @@ def measure(evidence: Evidence) -> Contrast:
     def scores(norm: str) -> Array:
         return np.column_stack([evidence.best[f"{norm}_{way}"] for way in WAYS])
 
-    without, with_bn = leave_one_out_range(scores("none")), leave_one_out_range(scores("batch"))
+    without, with_bn = named_range(scores("none")), named_range(scores("batch"))
     gains = [
         detail(
             f"BN's gain on {way} inputs",
@@ -50,10 +50,10 @@ CLAIMS.register("input_normalization")(
         ),
         definition="The range of test accuracy over six normalizations of the inputs ([0, 255], "
         "[0, 1], [-1, 1], z-score, z-score of each image, divided by 1000), without BN less with "
-        "BN, at one learning rate for all. Best and worst normalization are named by all other "
-        "seeds, so that noise does not widen a range.",
-        formula="range(none) - range(batch); range on seed s: accuracy(best way by the other "
-        "seeds, s) - accuracy(worst way by the other seeds, s)",
+        "BN, at one learning rate for all. Best and worst normalization are named by three "
+        "seeds and measured on the others, so that noise does not widen a range.",
+        formula="range(none) - range(batch); range on seed s: accuracy(best way by the naming "
+        "seeds, s) - accuracy(worst way by the naming seeds, s)",
         protocol="Twelve arms, six normalizations with and without BN, at lr 0.03 with linear "
         "decay. Nothing is tuned: a user who changes the inputs keeps the rest.",
         smallest_effect=0.02,

@@ -59,7 +59,7 @@ CLAIMS.register("placement")(
         name="placement",
         statement="Batch normalization belongs before the activation, not after it.",
         sources=(
-            "documents 000, 002, 003 and 004 say before; 001 says after, but its code has it before",
+            "documents 000, 002, 003 and 004 say before; 001 says after, but codes before",
             "Ioffe and Szegedy 2015, arXiv:1502.03167 (argue for before)",
             "Hasani and Khotanlou 2019, arXiv:1912.04259 (it depends on the architecture)",
         ),
