@@ -465,7 +465,8 @@ def test_verdicts_are_the_same_bytes_every_time_and_everywhere(tmp_path: Path) -
         bare = [replace(one, command="") for one in found]
         write_claims(bare, tmp_path / "out" / place)
     files = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
-    assert files == ["claims.html", "claims.json", "claims.md"]
+    plots = ["accuracy-effect.svg", "accuracy-lr.svg"]
+    assert files == [*plots, "claims.html", "claims.json", "claims.md"]
     for name in files:
         one, other = (tmp_path / "out" / p / name for p in ("runs", "copy/runs"))
         assert one.read_bytes() == other.read_bytes()

@@ -35,17 +35,15 @@ MAY_BE_ABSENT = ("model.norm.", "model.init.", "dataset.", "optim.")
 
 
 def study_file(name: str) -> Path:
-    """The study of a claim: `configs/claims/NAME.yaml`.
+    """The study of a claim: `configs/claims/NAME.yaml` of the checkout that bnlab runs from.
 
     Raises:
         ConfigError: If it is not there.
     """
-    package = Path(__file__).parent.parent
-    for folder in (package / "configs", package.parent / "configs"):
-        path = folder / "claims" / f"{name}.yaml"
-        if path.exists():
-            return path
-    raise ConfigError(f"configs/claims/{name}.yaml: missing; every claim needs its study")
+    path = Path(__file__).parents[2] / "configs" / "claims" / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; claims need a checkout of bnlab with its configs/")
+    return path
 
 
 def stored_study(runs_dir: Path, name: str, preset: str) -> Path:

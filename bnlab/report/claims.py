@@ -3,13 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnlab.claims import FAMILY, MIN_N, Finding, as_data
 from bnlab.claims.base import SCALES, Unit, show_effect
-from bnlab.report.blocks import Block, Bullets, Column, Section, Table, Text
+from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
 from bnlab.rundir import StorageError, write_text
 from bnlab.stats import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLE = "bnlab claims"
 
@@ -37,10 +41,15 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
         StorageError: If the folder cannot be written.
     """
     from bnlab.report.page import render_html, render_markdown
+    from bnlab.report.plots import svg
 
     sections = page_sections(findings)
+    plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
+    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption) for plot in plots}
+    beside = "claims.md, claims.json (every number) and the figures as SVG"
     files = {
-        "claims.html": render_html(TITLE, sections, {}),
+        "claims.html": render_html(TITLE, sections, drawings, beside),
+        **{f"{name}.svg": drawing for name, drawing in drawings.items()},
         "claims.md": render_markdown(TITLE, sections),
         "claims.json": json.dumps(as_data(list(findings)), indent=2, allow_nan=False) + "\n",
     }
@@ -119,6 +128,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
     ]
     if finding.gathered.finished:
         blocks.append(Text(f"Scope: {finding.gathered.scope}.", "note"))
+    blocks += _plots(finding)
     table = _arms(finding)
     if table.rows:
         blocks.append(table)
@@ -148,6 +158,33 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         Text(f"What would change the verdict. {_change(finding)}"),
     ]
     return tuple(blocks)
+
+
+def _plots(finding: Finding) -> list[Plot]:
+    claim, contrast, evidence = finding.claim, finding.contrast, finding.gathered.evidence
+    limits = _interval(finding)
+    if contrast is None or limits is None or evidence is None:
+        return []
+
+    def effect() -> "Figure":
+        from bnlab.report.plots import claim_effect
+
+        return claim_effect(claim, contrast, limits)
+
+    def sweep() -> "Figure":
+        from bnlab.report.plots import claim_sweep
+
+        return claim_sweep(evidence)
+
+    least = claim.show(claim.smallest_effect)
+    caption = (
+        f"Effect on every seed (dots), mean and limits; dashed, the smallest of interest, {least}."
+    )
+    plots = [Plot(f"{claim.name}-effect", caption, effect)]
+    if evidence.sweep:
+        caption = "Validation accuracy over learning rates, mean over the tuning seeds."
+        plots.append(Plot(f"{claim.name}-lr", caption, sweep))
+    return plots
 
 
 def _arms(finding: Finding) -> Table:
