@@ -95,6 +95,8 @@ class StudyFile(Section):
     """A value for each tuned key: every arm is trained there too in the final stage."""
     same_as: str | None = None
     """An arm: all others are trained at its best values too in the final stage."""
+    follow: dict[Name, Name] = Field(default_factory=dict)
+    """By arm, another arm at whose best values it is trained instead of being tuned itself."""
     budget: Budget = Budget()
     presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """By name, what is laid over this file to make the same study smaller or larger."""
@@ -122,6 +124,11 @@ class Plan:
     def tuned(self) -> bool:
         """Whether the study has two stages."""
         return self.points != ((),)
+
+    @property
+    def tuned_arms(self) -> tuple[str, ...]:
+        """Arms that are tried at every point; none in a study without `tune`."""
+        return tuple(arm for arm in self.spec.arms if self.tuned and arm not in self.spec.follow)
 
     def seeds(self, stage: Stage) -> tuple[int, ...]:
         """The seeds of one stage."""
@@ -365,7 +372,7 @@ class _Builder:
             )
         if spec.tune and not spec.tune_seeds:
             self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
-        for key in ("tune_seeds", "same", "same_as"):
+        for key in ("tune_seeds", "same", "same_as", "follow"):
             if getattr(spec, key) and not spec.tune:
                 self._fault((key,), "means nothing without `tune`")
 
@@ -389,6 +396,18 @@ class _Builder:
         other = self.spec.same_as
         if other is not None and other not in arms:
             self._fault(("same_as",), f"unknown arm {other!r}{did_you_mean(other, arms)}")
+        self._check_follow(arms)
+
+    def _check_follow(self, arms: Iterable[str]) -> None:
+        follow = self.spec.follow
+        for arm, leader in follow.items():
+            for name in (arm, leader):
+                if name not in arms:
+                    self._fault(("follow", arm), f"unknown arm {name!r}{did_you_mean(name, arms)}")
+            if leader in follow:
+                self._fault(("follow", arm), f"{leader} follows {follow[leader]}; follow that one")
+        if self.spec.same_as in follow:
+            self._fault(("same_as",), f"{self.spec.same_as} is not tuned itself")
 
     def _check_keys(self, arms: Mapping[str, Layer], grid: Mapping[str, Any]) -> None:
         """Keys that two parts of the file claim: no single configuration would show it."""

@@ -2,7 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +79,15 @@ def worse_inputs(noise: Noise, effect: float) -> Evidence:
     )
 
 
+def worse_weights(noise: Noise, effect: float) -> Evidence:
+    """A gain of 10 costs every arm 10 points, and that without BN as many more as the effect."""
+    best = {
+        arm: noise(NAMING) - (arm.endswith("gain_10")) * (0.1 + effect * arm.startswith("none"))
+        for arm in CLAIMS["initialization"].arms
+    }
+    return Evidence(best=best)
+
+
 def plateaus(noise: Noise, effect: float) -> Evidence:
     """Accuracy flat for 4 octaves around the middle and the effect longer with BN, then falling."""
     away = np.abs(np.log2(LRS / 0.1))
@@ -97,6 +106,7 @@ SIMULATED: Mapping[str, Simulate] = {
     "dropout": arms("none", "none_dropout", "batch", "batch_dropout", better="none_dropout"),
     "fc_norm": arms("none", "conv", "fc", "both", better="both"),
     "higher_lr": plateaus,
+    "initialization": worse_weights,
     "input_normalization": worse_inputs,
     "placement": arms("before", *OTHERS, better="before"),
     "small_batch": arms(
@@ -299,10 +309,10 @@ def test_a_claim_is_its_two_files_and_one_import_line() -> None:
         assert imports.count(f"from bnlab.claims import {name} as {name}\n") == 1
 
 
-def plans(name: str, preset: str) -> tuple[Plan, Plan]:
+def plans(name: str, preset: str, *overrides: str) -> tuple[Plan, Plan]:
     """The study as it is trained, and as it is read without torch."""
     return tuple(  # type: ignore[return-value]
-        load_plan(study_file(name), vocabulary=words, name=SHARED, preset=preset)
+        load_plan(study_file(name), overrides, vocabulary=words, name=SHARED, preset=preset)
         for words in (VOCABULARY, {})
     )
 
@@ -363,10 +373,10 @@ def test_explain_says_everything(name: str) -> None:
 
 
 def make_study(
-    runs: Path, preset: str, gain: float, study: str = "elsewhere", **facts: object
+    runs: Path, preset: str, gain: float, study: str = "elsewhere", overrides: Sequence[str] = ()
 ) -> None:
     """The whole study of the claim `accuracy`, with BN better by `gain`; best lr in the middle."""
-    trained, _ = plans("accuracy", preset)
+    trained, _ = plans("accuracy", preset, *overrides)
     middle = trained.points[len(trained.points) // 2]
     generator = np.random.default_rng(0)
     for (stage, arm, point), config in trained.configs.items():
@@ -376,7 +386,7 @@ def make_study(
             accuracy = 0.6 + gain * (arm == "batch") - 0.1 * (point != middle)
             noise = float(generator.normal(0, 0.002))
             made = {**config.resolved(), "name": study}
-            make_run(runs, seed=seed, arm=arm, accuracy=accuracy + noise, config=made, run=facts)
+            make_run(runs, seed=seed, arm=arm, accuracy=accuracy + noise, config=made)
 
 
 def finding(runs: Path, name: str = "accuracy") -> Finding:
@@ -397,6 +407,17 @@ def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> Non
     others = [one for one in find_findings(tmp_path)[0] if one.claim.name != "accuracy"]
     assert {one.verdict.label for one in others} == {"NOT TESTED"}
     assert all("bnlab claims run" in one.command for one in others)
+
+
+def test_images_of_a_folder_count_once_the_claim_was_run_on_them(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03, overrides=["dataset.name=folder"])
+    assert finding(tmp_path).verdict.label == "NOT TESTED"
+    stored = stored_study(tmp_path, "accuracy", "quick")
+    stored.parent.mkdir()
+    stored.write_text("overrides: [dataset.name=folder, dataset.root=images]\n")
+    found = finding(tmp_path)
+    assert found.verdict.label == "SUPPORTED"
+    assert "folder" in found.gathered.scope
 
 
 def test_training_takes_those_runs_over(tmp_path: Path) -> None:
@@ -425,6 +446,31 @@ def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None
         preset="quick",
     )
     assert "synthetic" in gather(quick, "quick", RunIndex([])).guard
+
+
+def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> None:
+    trained, _ = plans("initialization", "smoke")
+    best = {"none": trained.points[0], "batch": trained.points[1]}
+    for (stage, arm, point), config in trained.configs.items():
+        leader = trained.spec.follow.get(arm, arm)
+        wanted = arm in best if stage == "tune" else point == best[leader]
+        for seed in trained.seeds(stage) if wanted else ():
+            made = {**config.resolved(), "name": SHARED}
+            accuracy = 0.5 + 0.1 * (point == best[leader])
+            make_run(tmp_path, seed=seed, arm=arm, accuracy=accuracy, config=made)
+    found = finding(tmp_path, "initialization").gathered
+    assert found.preset == "smoke"
+    assert found.finished == found.total == len(found.runs)
+    assert found.evidence is not None
+    lrs = {arm: float(dict(point)["optim.lr"]) for arm, point in best.items()}
+    assert found.evidence.chosen["none_gain_10"] == lrs["none"]
+    assert found.evidence.chosen["batch_orthogonal"] == lrs["batch"]
+    file, stored = study_file("initialization"), stored_study(tmp_path, "initialization", "smoke")
+    study = load_shared_study(
+        file, (), runs_dir=tmp_path, name=SHARED, preset="smoke", stored=stored
+    )
+    survey = survey_study(study, tmp_path)
+    assert (survey.unfinished(), survey.total) == ([], found.total)
 
 
 def test_one_missing_run_means_no_verdict(tmp_path: Path) -> None:

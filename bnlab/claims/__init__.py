@@ -8,6 +8,7 @@ from bnlab.claims import accuracy as accuracy
 from bnlab.claims import dropout as dropout
 from bnlab.claims import fc_norm as fc_norm
 from bnlab.claims import higher_lr as higher_lr
+from bnlab.claims import initialization as initialization
 from bnlab.claims import input_normalization as input_normalization
 from bnlab.claims import placement as placement
 from bnlab.claims import small_batch as small_batch

@@ -133,22 +133,24 @@ class Gathered:
 def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     """Find the runs of a claim's study."""
     cells = _Cells(plan, index)
-    sweep = {arm: scores for arm in plan.spec.arms if (scores := cells.sweep(arm)) is not None}
+    sweep = {arm: scores for arm in plan.tuned_arms if (scores := cells.sweep(arm)) is not None}
     # Ties go to the smaller value, as in the study that was trained.
-    best: dict[str, Point] = {
+    chosen: dict[str, Point] = {
         arm: min(plan.points, key=lambda point: (-means[point], _lr(point)))
         for arm, scores in sweep.items()
         for means in [dict(zip(plan.points, scores.mean(axis=0), strict=True))]
     }
+    follow, other = plan.spec.follow, plan.spec.same_as
+    leaders = {arm: follow.get(arm, arm) for arm in plan.spec.arms}
+    best = {arm: chosen[leader] for arm, leader in leaders.items() if leader in chosen}
     if not plan.tuned:
         best = dict.fromkeys(plan.spec.arms, ())
-    other = plan.spec.same_as
-    same = dict.fromkeys(best, best[other]) if other in best else {}
+    same = dict.fromkeys(chosen, chosen[other]) if other in chosen else {}
     for arm, point in (*best.items(), *same.items()):
         cells.runs("final", arm, point)
     rows = len(plan.spec.arms) - len(best)
-    if other is not None and other not in best:
-        rows += len(plan.spec.arms) - 1
+    if other is not None and other not in chosen:
+        rows += len(plan.tuned_arms) - 1
     runs = tuple(run for by_seed in cells.found.values() for run in by_seed.values())
     total = sum(len(plan.seeds(stage)) for stage, _, _ in cells.found)
     total += rows * len(plan.spec.seeds)
@@ -180,8 +182,6 @@ class _Cells:
 
     def sweep(self, arm: str) -> Array | None:
         """Validation scores, (tuning seeds, points); None while one is missing."""
-        if not self.plan.tuned:
-            return None
         seeds = self.plan.spec.tune_seeds
         columns = [self.runs("tune", arm, point) for point in self.plan.points]
         if any(len(column) < len(seeds) for column in columns):
