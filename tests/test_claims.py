@@ -32,6 +32,7 @@ from bnlab.claims import (
     study_file,
 )
 from bnlab.claims.base import NAMING, make_contrast, named_range, settling_n
+from bnlab.claims.convergence import SHORTER, times
 from bnlab.claims.evidence import RunIndex, gather, load_claim_plan
 from bnlab.claims.higher_lr import usable_range
 from bnlab.claims.input_normalization import WAYS
@@ -88,6 +89,19 @@ def worse_weights(noise: Noise, effect: float) -> Evidence:
     return Evidence(best=best)
 
 
+def sooner(noise: Noise, effect: float) -> Evidence:
+    """Accuracy rises by 6 points with every doubling of the budget; BN is ahead by the effect."""
+    budgets = dict(zip((*SHORTER, ""), (1, 2, 3, 5, 8, 12, 20), strict=True))
+    epochs = {
+        f"{norm}_{b}".rstrip("_"): e for norm in ("none", "batch") for b, e in budgets.items()
+    }
+    best = {
+        arm: noise(NAMING) - 0.4 + 0.06 * (np.log2(e) + effect * arm.startswith("batch"))
+        for arm, e in epochs.items()
+    }
+    return Evidence(best=best, epochs=epochs)
+
+
 def plateaus(noise: Noise, effect: float) -> Evidence:
     """Accuracy flat for 4 octaves around the middle and the effect longer with BN, then falling."""
     away = np.abs(np.log2(LRS / 0.1))
@@ -103,6 +117,7 @@ def plateaus(noise: Noise, effect: float) -> Evidence:
 
 SIMULATED: Mapping[str, Simulate] = {
     "accuracy": arms("none", "batch", better="batch"),
+    "convergence": sooner,
     "dropout": arms("none", "none_dropout", "batch", "batch_dropout", better="none_dropout"),
     "fc_norm": arms("none", "conv", "fc", "both", better="both"),
     "higher_lr": plateaus,
@@ -171,7 +186,8 @@ def test_an_effect_of_twice_the_smallest_of_interest_is_found_at_the_promised_po
 ) -> None:
     generator = np.random.default_rng(7)
     n, studies, effect = 10, 60, 2 * CLAIMS[name].smallest_effect
-    sd = 0.004 if CLAIMS[name].unit == "octaves" else effect / 2.5
+    # Where an effect is no accuracy, noise that leaves something to be found or missed.
+    sd = {"higher_lr": 0.004, "convergence": 0.014}.get(name, effect / 2.5)
     others = measure_all(normal(generator, n, 0.002))
     found = 0
     seen = []
@@ -274,6 +290,22 @@ def test_the_usable_range_ends_where_accuracy_falls_by_a_point() -> None:
     np.testing.assert_allclose(found.high, 2.5)
     np.testing.assert_allclose(found.width, 1.6)
     assert found.open_ends == ()
+
+
+def test_a_time_to_a_target_lies_between_two_budgets() -> None:
+    budgets = np.array([1.0, 2.0, 8.0])
+    scores = np.array([[0.4, 0.5, 0.7], [0.6, 0.7, 0.8], [0.1, 0.2, 0.3]])
+    np.testing.assert_allclose(times(budgets, scores, 0.6), [2.0, -np.inf, np.inf])
+
+
+def test_a_target_that_the_budgets_do_not_bracket_gives_no_verdict() -> None:
+    evidence = sooner(normal(np.random.default_rng(0), 10, 0.001), 0.0)
+    assert CLAIMS["convergence"].measure(evidence).guard == ""
+    late = np.concatenate([np.full(NAMING, 0.7), np.full(10, 0.5)])
+    contrast = CLAIMS["convergence"].measure(
+        replace(evidence, best={**evidence.best, "none": late, "batch": late})
+    )
+    assert "none (10 of 10 never), batch (10 of 10 never)" in contrast.guard
 
 
 def test_a_usable_range_that_reaches_the_end_of_the_grid_gives_no_verdict() -> None:

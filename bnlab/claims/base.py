@@ -70,6 +70,8 @@ class Evidence:
         lrs: The learning rates tried, rising: (learning rates,).
         chosen: By arm, its best learning rate.
         diverged: By arm, how many of its final runs diverged.
+        epochs: By arm, how long it is trained.
+        seconds: By arm, training seconds an epoch, the median over runs of each run's median.
     """
 
     best: Mapping[str, Array]
@@ -78,6 +80,8 @@ class Evidence:
     lrs: Array = field(default_factory=lambda: np.zeros(0))
     chosen: Mapping[str, float] = field(default_factory=dict)
     diverged: Mapping[str, int] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def edges(self) -> tuple[str, ...]:

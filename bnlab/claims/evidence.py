@@ -212,7 +212,18 @@ def _evidence(
             arm: sum(run.diverged for run in cells.runs("final", arm, point).values())
             for arm, point in best.items()
         },
+        epochs={arm: plan.configs["final", arm, point].train.epochs for arm, point in best.items()},
+        seconds={
+            arm: float(np.median([np.median(run.curves["seconds"]) for run in runs]))
+            for arm, point in best.items()
+            if (runs := [r for r in cells.runs("final", arm, point).values() if _timed(r)])
+        },
     )
+
+
+def _timed(run: Run) -> bool:
+    seconds = run.curves.get("seconds", np.zeros(0))
+    return len(seconds) > 0 and bool(np.isfinite(seconds).all())
 
 
 def _lr(point: Point) -> float:
