@@ -58,7 +58,7 @@ class Augmentation:
         """The same draws on the device."""
         return Augmentation(self.rows.to(device), self.columns.to(device), self.flips.to(device))
 
-    def __getitem__(self, part: slice) -> "Augmentation":
+    def __getitem__(self, part: slice | torch.Tensor) -> "Augmentation":
         return Augmentation(self.rows[part], self.columns[part], self.flips[part])
 
 
@@ -194,6 +194,13 @@ class Plan:
     order: torch.Tensor | None
     augmentation: Augmentation | None
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Everything drawn, in a fixed order."""
+        drawn = [] if self.order is None else [self.order]
+        if self.augmentation is not None:
+            drawn += [self.augmentation.rows, self.augmentation.columns, self.augmentation.flips]
+        return drawn
+
 
 class Batches:
     """The images of a split, batch by batch.
@@ -243,6 +250,10 @@ class Batches:
     def steps(self) -> int:
         """Batches in an epoch, the last and perhaps smaller one included."""
         return -(-len(self) // self.batch_size)
+
+    def size_of(self, step: int) -> int:
+        """Images in a batch of an epoch."""
+        return min(self.batch_size, len(self) - step * self.batch_size)
 
     def plan(self, epoch: int) -> Plan:
         """Draw an epoch's order and augmentation and bring them to the device."""

@@ -10,6 +10,9 @@ import torch
 from bnlab.errors import RefusedError
 from bnlab.rundir import RunDir
 
+PARTS = frozenset({"model", "optimizer", "position", "precision", "wall_seconds"})
+"""What a resume needs of a checkpoint."""
+
 
 def write_checkpoint(run_dir: RunDir, state: Mapping[str, Any]) -> None:
     """Replace the run's checkpoint in one step.
@@ -35,6 +38,6 @@ def read_checkpoint(run_dir: RunDir) -> dict[str, Any]:
         raise RefusedError(
             f"{run_dir.checkpoint}: not a checkpoint of this bnlab: {str(error).splitlines()[0]}"
         ) from None
-    if not isinstance(state, dict) or not {"model", "optimizer", "position"} <= state.keys():
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise RefusedError(f"{run_dir.checkpoint}: not a checkpoint of bnlab")
     return state

@@ -44,6 +44,16 @@ def main() -> None:
     except BnlabError as error:
         print(f"bnlab: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
+        words = ("can't allocate memory", "out of memory")
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+            raise
+        print(  # noqa: T201
+            f"bnlab: not enough memory: {str(error).splitlines()[0]}; lower dataset sizes, "
+            "model.widths, model.hidden, train.batch_size or train.eval_batch_size",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except BrokenPipeError:  # the reader (head, less) went away
         sys.stderr.close()
         sys.exit(1)
@@ -189,6 +199,8 @@ def _resolved(path: Path) -> dict[str, Any]:
     from bnlab.rundir import RunDir
 
     if path.is_dir():
+        if not RunDir(path).started:
+            raise ConfigError(f"{path}: neither a run directory nor a configuration file")
         return RunDir(path).read_config()
     return _load([path], None).resolved()
 
@@ -266,9 +278,8 @@ def study_plan(
     """Show the runs of a study, how far they are and how long the rest takes; write nothing."""
     from bnlab import study
 
-    survey = study.survey_study(
-        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
-    )
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    survey = study.survey_study(plan, runs_dir)
     estimate = study.estimate_left(survey, runs_dir)
     if as_json:
         _print_json(study.study_as_data(survey, estimate))
@@ -291,9 +302,8 @@ def study_status(
     """Show how far a study is, while it runs or after; write nothing."""
     from bnlab import study
 
-    survey = study.survey_study(
-        study.load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir
-    )
+    plan = study.load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    survey = study.survey_study(plan, runs_dir)
     if as_json:
         _print_json(study.study_as_data(survey))
         return
@@ -340,12 +350,12 @@ def study_run(
             study.render_results(finished.survey) if study.results(finished.survey) else "",
             f"{finished.survey.folder}",
         )
-    study.raise_failures(finished, _study_command(file, sets, runs_dir, name))
+    study.raise_failures(
+        finished, _study_command(file, sets, runs_dir=runs_dir, name=name, device=device, jobs=jobs)
+    )
 
 
 def _jobs(text: str) -> int | None:
-    from bnlab.errors import ConfigError
-
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
@@ -357,15 +367,15 @@ def _print_parts(*parts: str) -> None:
     typer.echo("\n\n".join(part for part in parts if part))
 
 
-def _study_command(
-    file: Path, sets: list[str] | None, runs_dir: Path, name: str | None
-) -> list[str]:
+def _study_command(file: Path, sets: list[str] | None, **flags: object) -> list[str]:
+    """The command that goes on with a study; flags that are None are left out."""
     words = ["bnlab", "study", "run", str(file)]
     for text in sets or ():
         words += ["--set", text]
-    if runs_dir != Path("runs"):
-        words += ["--runs-dir", str(runs_dir)]
-    return [*words, "--name", name] if name else words
+    for flag, value in flags.items():
+        if value is not None:
+            words += [f"--{flag.replace('_', '-')}", str(value)]
+    return words
 
 
 @app.command()
@@ -620,6 +630,40 @@ def _show_claims(
         typer.echo(f"report: {write_claims(shown, out)}", err=True)
     if strict and any(one.verdict.label != "SUPPORTED" for one in shown):
         raise typer.Exit(4)
+
+
+@app.command()
+def bench(
+    config: Files = None,
+    sets: Sets = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter laps.")] = False,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Also time runs at once in a process each.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON report here too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time bnlab beside the conventional loop and the machine's limit, on synthetic images."""
+    settled = _load(config, ["dataset.name=synthetic", *(sets or ())])
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from bnlab.bench import bench as measure
+    from bnlab.bench import default_settings, table_of
+    from bnlab.runtime import resolve_device
+
+    settings = default_settings(resolve_device(device), quick=quick)
+    if processes:
+        settings = replace(settings, ways=("threads", "processes"))
+    report = measure(settled, settings, lambda text: typer.echo(text, err=True))
+    if out is not None:
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    if as_json:
+        _print_json(report)
+    else:
+        Console().print(table_of(report))
 
 
 if __name__ == "__main__":

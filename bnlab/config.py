@@ -12,10 +12,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bnlab.errors import ConfigError, did_you_mean
 from bnlab.registry import Registry
@@ -26,6 +33,18 @@ Vocabulary: TypeAlias = Mapping[str, Registry[Any]]
 
 UNHASHED = ("seed", "name", "dataset.root")
 """Keys that do not change what is measured; the run directory's hash leaves them out."""
+
+UNHASHED_VALUES = (
+    ("train.accelerate", "auto"),
+    ("train.accelerate", "eager"),
+    ("train.accelerate", "graph"),
+)
+"""Choices that give the same numbers; a key with one of these values is left out likewise."""
+
+
+BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Width: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Section(BaseModel):
@@ -114,9 +133,9 @@ class InitConfig(Section):
 class ModelConfig(Section):
     """The conv-norm-ReLU-pool network."""
 
-    widths: tuple[PositiveInt, ...] = Field((64, 128, 256), min_length=1)
+    widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1)
     """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
-    hidden: tuple[PositiveInt, ...] = (1024,)
+    hidden: tuple[Width, ...] = (1024,)
     """Fully connected layers before the classifier."""
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -140,7 +159,7 @@ class OptimConfig(Section):
     """Peak learning rate; schedules multiply it."""
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     weight_decay: float = Field(5e-4, ge=0)
     decay_weights_only: bool = False
     """Apply weight decay to conv and fc weights only: not to biases, nor to a norm's gamma and
@@ -149,9 +168,15 @@ class OptimConfig(Section):
     """`linear` and `cosine` fall to 0 at the end of training."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs of linear rise from 0 before the schedule."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
     """Fractions of training at which `step` multiplies the rate by `step_factor`."""
     step_factor: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "OptimConfig":
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class TrainConfig(Section):
@@ -162,6 +187,11 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto` is bf16 where the hardware computes it natively, else fp32. Normalization statistics
     and the loss are fp32 in every mode. What was used is recorded in run.json."""
+    accelerate: Literal["auto", "eager", "graph", "compile"] = "auto"
+    """`eager` is the plain step. `graph` replays it as a CUDA graph (without CUDA: the same calls,
+    not captured) and gives its numbers; so does `auto`, the fastest of what does. `compile` hands
+    the network to torch.compile, which rounds differently and needs a C++ compiler on a CPU: it
+    alone is part of the hash. What was used is recorded in run.json."""
     eval_batch_size: int = Field(1000, ge=1)
     """Images per batch when measuring; matters only to `evaluate_in_train_mode`."""
     test_every: int | None = Field(1, ge=0)
@@ -185,6 +215,13 @@ class Config(Section):
     probes: tuple[str, ...] = ()
     """Measurements taken inside training; entries of `bnlab/probes/`."""
 
+    @field_validator("probes")
+    @classmethod
+    def _each_probe_once(cls, probes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(probes)) < len(probes):
+            raise ValueError("expected each probe once")
+        return probes
+
     def resolved(self) -> dict[str, Any]:
         """Every field that means something, as plain data in schema order."""
         return self.model_dump(mode="json", exclude_unset=True)
@@ -201,7 +238,11 @@ class Config(Section):
 
 def resolved_hash(resolved: Mapping[str, Any]) -> str:
     """The hash of a resolved configuration; see `Config.hash`."""
-    kept = {key: value for key, value in flatten(resolved).items() if key not in UNHASHED}
+    kept = {
+        key: value
+        for key, value in flatten(resolved).items()
+        if key not in UNHASHED and (key, value) not in UNHASHED_VALUES
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -281,7 +322,7 @@ def parse_yaml(text: str, source: str) -> Layer:
         source: The file's name, for messages.
 
     Raises:
-        ConfigError: On a syntax error or a key given twice, with its line.
+        ConfigError: On a syntax error, a key given twice or a key that is no word, with its line.
     """
     loader = _Loader(text)
     marks: dict[KeyPath, str] = {}
@@ -292,6 +333,10 @@ def parse_yaml(text: str, source: str) -> Layer:
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{source}:1: expected a mapping of sections (key: value)")
         return Layer(_construct(loader, node, (), source, marks), marks)
+    except RecursionError:
+        raise ConfigError(
+            f"{source}: nested too deeply; does an anchor (&name) hold its own alias (*name)?"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -309,6 +354,8 @@ def _construct(
         seen: set[str] = set()
         for key, _ in node.value:
             place = f"{source}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{place}: a key must be a word, not a list or a mapping")
             if key.tag == _MERGE_TAG:
                 continue
             if key.value in seen:
@@ -363,6 +410,8 @@ def parse_override(assignment: str, flag: str = "--set") -> Layer:
         inner = parse_yaml(f"value: {text}", mark)
     except ConfigError:
         raise ConfigError(f"{mark}: the value is not valid YAML") from None
+    if len(inner.tree) != 1:
+        raise ConfigError(f"{mark}: expected one value; give --set once for each key")
     path: KeyPath = tuple(parts)
     value = inner.tree["value"]
     marks: dict[KeyPath, str] = {path[:end]: mark for end in range(1, len(path) + 1)}
@@ -489,7 +538,11 @@ def _validate(
     try:
         return section.model_validate(_lists_to_tuples(tree)), []
     except ValidationError as error:
-        return None, [(fault["loc"], _explain(fault, section)) for fault in error.errors()]
+        faults = error.errors()
+        # An entry that is wrong is not counted, and the list would be called too short as well.
+        above = {fault["loc"][:-1] for fault in faults}
+        kept = [fault for fault in faults if fault["loc"] not in above]
+        return None, [(fault["loc"], _explain(fault, section)) for fault in kept]
 
 
 def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
@@ -583,14 +636,15 @@ def _explain(fault: Any, root: type[Section]) -> str:
             f"got the boolean {str(value).lower()} (YAML reads off, no and false, on, yes and true "
             "as booleans); write a name: `none` switches normalization off, `batch` on"
         )
-    shown = json.dumps(value) if isinstance(value, (str, bool, int, float)) else str(value)
+    shown = json.dumps(value, default=str, ensure_ascii=False)
     if kind == "literal_error":
         return f"got {shown}{did_you_mean(value, _choices(path, root))}"
     if kind == "string_pattern_mismatch":
         return (
             f"got {shown}; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
-    message = _EXPECTED.get(kind) or str(fault["msg"])
+    own = str(fault["ctx"]["error"]) if kind == "value_error" else None
+    message = own or _EXPECTED.get(kind) or str(fault["msg"])
     return f"{message[0].lower()}{message[1:]}, got {shown}"
 
 

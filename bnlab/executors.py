@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -31,7 +32,8 @@ POLL_SECONDS = 0.1
 """How often processes are looked at."""
 
 CUDA_JOBS = 4
-"""Runs at once on a CUDA device by default: one alone waits for launches more than it computes."""
+"""Runs at once on a CUDA device by default, if there are as many cores to launch them from: a small
+network alone leaves most of a device idle."""
 
 Ending = Literal["done", "diverged", "failed", "taken", "stopped"]
 
@@ -214,7 +216,7 @@ class _Child:
     def __init__(self, cell: Cell, options: ExecutorOptions) -> None:
         self.cell = cell
         self._log = log_path(options.logs, cell)
-        self._stderr = self._log.with_suffix(f".{os.getpid()}")
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `outcome`
         request = {
             "config": cell.config.resolved(),
             "root": str(cell.root),
@@ -223,17 +225,15 @@ class _Child:
             "deterministic": options.deterministic,
         }
         threads = str(options.threads)
-        options.logs.mkdir(parents=True, exist_ok=True)
-        with self._stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, *sys.path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C is this process's to pass on
-            )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is this process's to pass on
+        )
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # if it died at once, exit code and stderr say why
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -243,20 +243,19 @@ class _Child:
         code = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace")
+        self._stderr.close()
         ending = _ENDINGS.get(code, "failed")
         if ending == "failed" and asked_to_stop and code < 0:
             ending = "stopped"  # the signal came before training had begun
-        if ending != "failed":
-            self._stderr.unlink(missing_ok=True)
-            if ending != "taken":
-                self._log.unlink(missing_ok=True)
-            return Outcome(self.cell, ending)
-        text = self._stderr.read_text(errors="replace")
-        if code < 0:
-            text += f"killed by {signal.Signals(-code).name}\n"
-        self._stderr.write_text(text)
-        self._stderr.replace(self._log)
-        return Outcome(self.cell, "failed", f"{last_line(self._log)} (exit code {code})")
+        if ending == "failed":
+            if code < 0:
+                said += f"killed by {signal.Signals(-code).name}\n"
+            return Outcome(self.cell, "failed", f"{keep_log(self._log, said)} (exit code {code})")
+        if ending != "taken":
+            self._log.unlink(missing_ok=True)
+        return Outcome(self.cell, ending)
 
 
 _ENDINGS: Mapping[int, Ending] = {
@@ -268,12 +267,24 @@ _ENDINGS: Mapping[int, Ending] = {
 }
 
 
+def keep_log(log: Path, text: str) -> str:
+    """Write what a failed run said, if the disk takes it; its last line."""
+    with suppress(OSError):  # a full disk must not take the other runs along
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{text.rstrip()}\n")
+    return _last_line(text)
+
+
 def last_line(log: Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last line of a failed run's log."""
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
+        return _last_line(log.read_text(errors="replace"))
     except OSError:
         return "its log cannot be read"
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
@@ -285,7 +296,7 @@ def child() -> None:
     try:
         ending = train_cell(cell, device=request["device"], deterministic=request["deterministic"])
     except BnlabError as error:
-        print(f"bnlab: {'; '.join(str(error).splitlines())}", file=sys.stderr)  # noqa: T201
+        print("; ".join(str(error).splitlines()), file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     sys.exit(next(code for code, name in _ENDINGS.items() if name == ending))
 
@@ -344,10 +355,8 @@ def run_inline(
             yield Outcome(cell, "stopped")
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
-            reason = f"{type(error).__name__}: {'; '.join(str(error).splitlines())}"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"{reason}\n")
-            yield Outcome(cell, "failed", reason)
+            said = f"{type(error).__name__}: {'; '.join(str(error).splitlines())}"
+            yield Outcome(cell, "failed", keep_log(log, said))
         else:
             if ending != "taken":
                 log.unlink(missing_ok=True)

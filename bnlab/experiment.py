@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from bnlab.accelerate import build_forward, resolve_acceleration
 from bnlab.batches import Batches, data_order_hash, fit_normalize
 from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config, Vocabulary, arm_label, differences, resolved_hash
@@ -29,12 +30,13 @@ from bnlab.runtime import (
     environment,
     git_state,
     installed_packages,
+    keep_freed_memory,
     numerics,
     resolve_device,
     resolve_precision,
     stop_on_signal,
 )
-from bnlab.train import Outcome, Position, Task, fit, weighted_layers
+from bnlab.train import Position, Task, fit, weighted_layers
 
 VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
 """The names that a configuration may use."""
@@ -90,6 +92,9 @@ def run_experiment(
     root: Path,
     options: RunOptions | None = None,
     watcher: Watcher | None = None,
+    *,
+    data: Splits | None = None,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Train one configuration and leave its whole record in `root`.
 
@@ -98,6 +103,8 @@ def run_experiment(
         root: The run directory; see `run_path`.
         options: How to run it.
         watcher: Told how it goes.
+        data: The images, if they are loaded already.
+        stop: Asked after every step; by default SIGTERM and Ctrl-C.
 
     Returns:
         The content of summary.json: `status` is `done` or `diverged`.
@@ -111,17 +118,21 @@ def run_experiment(
     device = resolve_device(options.device)
     precision = resolve_precision(config.train.precision, device)
     run_dir = RunDir(root)
+    if device.type == "cpu":
+        keep_freed_memory()
     with ExitStack() as stack:
         _refuse_unless_allowed(run_dir, config, options.resume)
-        stop = stack.enter_context(stop_on_signal())
-        data = load_splits(config.dataset, watcher.loading)
-        check_batch(config.model, config.train.batch_size, len(data.train))
+        stop = stop or stack.enter_context(stop_on_signal())
+        data = data or load_splits(config.dataset, watcher.loading)
+        _check_batches(config, data)
 
         stack.enter_context(run_dir.lock())
         _refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
         attempts = _attempts(run_dir)
+        _refuse_other_images(run_dir, data)
         task = build_task(config, data, device, precision)
+        stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         run = {
             **_provenance(config, task, data),
             "arm": options.arm or arm_label(config),
@@ -134,7 +145,7 @@ def run_experiment(
         _write_status(run_dir, run, "running")
         try:
             summary = _train(task, run_dir, run, stop, watcher)
-        except StopRequestedError:
+        except (StopRequestedError, KeyboardInterrupt):  # the latter is a second Ctrl-C
             _write_status(run_dir, run, "preempted")
             raise
         except BaseException as error:
@@ -154,6 +165,18 @@ def check_config(config: Config) -> None:
     build_model(config.model, seed=config.seed)
     images = config.dataset.train_size or config.train.batch_size
     check_batch(config.model, config.train.batch_size, images)
+
+
+def _check_batches(config: Config, data: Splits) -> None:
+    """Refuse batches of one image, where statistics would have to be taken from them."""
+    train = config.train
+    check_batch(config.model, train.batch_size, len(data.train))
+    if not train.evaluate_in_train_mode:
+        return
+    for name, split in (("val", data.val), ("test", data.test)):
+        if split is not None:
+            keys = ("train.eval_batch_size", f"dataset.{name}_size")
+            check_batch(config.model, train.eval_batch_size, len(split), keys=keys)
 
 
 def build_task(config: Config, data: Splits, device: torch.device, precision: Precision) -> Task:
@@ -188,14 +211,17 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
     calibrate(model, normalize.apply(sample.to(device)))
+    acceleration = resolve_acceleration(train.accelerate, device)
     return Task(
         config=config,
         model=model,
+        forward=build_forward(model, acceleration),
         optimizer=build_optimizer(model, config.optim),
         train=batches,
         held_out=held_out,
         device=device,
         precision=precision,
+        acceleration=acceleration,
         num_classes=len(data.classes),
     )
 
@@ -218,29 +244,32 @@ def _train(
     watcher: Watcher,
 ) -> dict[str, Any]:
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
-    started = saved = time.perf_counter()
+    saved = time.perf_counter()
+    started = saved - run.get("wall_seconds", 0.0)
     images, labels = _probe_batch(task)
-    outcome: Outcome | None = None
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
         return stop()
 
+    def save() -> None:
+        run["wall_seconds"] = time.perf_counter() - started
+        _save_checkpoint(run_dir, task, run)
+
     with open_recorder(
         run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
     ) as recorder:
-        for record, ending in fit(task, between_steps):
+        for record in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 probed = run_probes(task.config.probes, task.model, images, labels)
             line = {**record, **probed}
             recorder.write(line, norm_layers(task.model))
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                _save_checkpoint(run_dir, task, run)
+                save()
                 saved = time.perf_counter()
             watcher.epoch(task.config, line)
-            outcome = ending
-    run["wall_seconds"] = run.get("wall_seconds", 0.0) + time.perf_counter() - started
-    _save_checkpoint(run_dir, task, run)
+    save()
+    outcome = task.position.outcome
     if outcome is None:
         raise StopRequestedError(
             f"{run_dir.root}: stopped by {stop.name} in epoch {task.position.epoch + 1} of "
@@ -310,6 +339,16 @@ def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
         )
 
 
+def _refuse_other_images(run_dir: RunDir, data: Splits) -> None:
+    """Refuse to go on with other images: where they lie is no part of the configuration."""
+    stored = run_dir.read_run().get("dataset", {}) if run_dir.run.exists() else {}
+    if stored.get("checksum", data.checksum) != data.checksum:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the images that the run was started with; these have "
+            f"another checksum: {stored['checksum'][:8]} -> {data.checksum[:8]}; see dataset.root"
+        )
+
+
 def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
     """Say that no run is there, and what differs in unfinished runs of the same name and seed."""
     message = f"{run_dir.root}: --resume must, but there is no run here"
@@ -330,10 +369,8 @@ def _differing_keys(stored: Mapping[str, Any], config: Config) -> str:
 
 
 def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
-    earlier: list[dict[str, str]] = []
-    if run_dir.run.exists():
-        earlier = list(run_dir.read_run().get("attempts", []))
-    return [*earlier, {"started": _now()}]
+    earlier = run_dir.read_run().get("attempts") if run_dir.run.exists() else None
+    return [*(earlier if isinstance(earlier, list) else []), {"started": _now()}]
 
 
 def _now() -> str:
@@ -360,6 +397,7 @@ def _provenance(config: Config, task: Task, data: Splits) -> dict[str, Any]:
         },
         "device": str(task.device),
         "precision": task.precision,
+        "acceleration": task.acceleration,
         "git": {"sha": git.sha, "dirty": git.dirty},
         "environment": environment(task.device),
     }
@@ -403,8 +441,15 @@ def _load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
             f"{run_dir.root}: was trained in {state['precision']}, this device would go on in "
             f"{task.precision}; set train.precision or choose the --device it ran on"
         )
-    task.model.load_state_dict(state["model"])
-    task.optimizer.load_state_dict(state["optimizer"])
+    try:
+        task.model.load_state_dict(state["model"])
+        task.optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RefusedError(
+            f"{run_dir.checkpoint}: does not fit this bnlab's network and optimizer "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); delete "
+            f"{run_dir.checkpoint.parent} to train this run from its start"
+        ) from None
     for name, value in state["position"].items():
         setattr(task.position, name, value)
     run["wall_seconds"] = state["wall_seconds"]

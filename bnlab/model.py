@@ -265,15 +265,21 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def check_batch(
-    config: ModelConfig, batch_size: int, images: int, *, in_shape: Shape = (3, 32, 32)
+    config: ModelConfig,
+    batch_size: int,
+    images: int,
+    *,
+    in_shape: Shape = (3, 32, 32),
+    keys: tuple[str, str] = ("train.batch_size", "dataset.train_size"),
 ) -> None:
     """Refuse a batch of one image where a normalizer would have to take statistics from it.
 
     Args:
         config: The network.
         batch_size: Images per step.
-        images: Training images of an epoch; the last batch holds what is left of them.
+        images: Images of an epoch; the last batch holds what is left of them.
         in_shape: (channels, height, width) of an image.
+        keys: Where the configuration says how many images a batch and an epoch hold.
 
     Raises:
         ConfigError: If a batch would hold one image and a feature one value in it.
@@ -289,14 +295,14 @@ def check_batch(
     ]
     if not alone:
         return
-    which = "every batch" if batch_size == 1 else f"the last batch of dataset.train_size={images}"
-    fixes = ["choose another train.batch_size or dataset.train_size"]
+    which = "every batch" if batch_size == 1 else f"the last batch of {keys[1]}={images}"
+    fixes = [f"choose another {keys[0]} or {keys[1]}"]
     if any(name.startswith("fc") for name in alone):
         fixes.append("set model.norm.fc=false")
     if any(name.startswith("conv") for name in alone):
         fixes.append("another model.norm.name")
     raise ConfigError(
-        f"train.batch_size: {batch_size}: {which} holds one image, from which "
+        f"{keys[0]}: {batch_size}: {which} holds one image, from which "
         f"model.norm.name={config.norm.name} cannot take statistics at {', '.join(alone)}; "
         + ", or ".join((fixes[0], " and ".join(fixes[1:])))
     )

@@ -400,6 +400,9 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """Normalize (images, channels, ...) image by image."""
+        if not input.requires_grad:
+            # torch 2.13's CPU backward crashes on channels_last images that need no gradient.
+            input = input.contiguous()  # noqa: A001
         normalized = F.group_norm(_widen(input), self.num_groups, self.weight, self.bias, self.eps)
         return normalized.to(input.dtype)
 

@@ -64,10 +64,11 @@ def open_recorder(
         epochs_done: Epochs whose records stay.
     """
     run_dir.keep_metrics(epochs_done)
-    writer = SummaryWriter(
-        str(run_dir.tensorboard),
-        purge_step=epochs_done + 1 if run_dir.tensorboard.exists() else None,
-    )
+    with storage(run_dir.tensorboard):
+        writer = SummaryWriter(
+            str(run_dir.tensorboard),
+            purge_step=epochs_done + 1 if run_dir.tensorboard.exists() else None,
+        )
     try:
         writer.add_custom_scalars(_layout(layers))
         # Not `add_hparams`: it would open a second run named by the time of day.

@@ -118,9 +118,20 @@ class RunDir:
             os.fsync(file.fileno())
 
     def keep_metrics(self, epochs: int) -> None:
-        """Drop what a resumed run will write again: all lines after `epochs` epochs."""
-        if self.metrics.exists():
-            kept = [record for record in self.read_metrics() if record["epoch"] <= epochs]
+        """Drop what a resumed run will write again: all lines after `epochs` epochs.
+
+        Raises:
+            RefusedError: If what is left is not one line for each of these epochs.
+        """
+        records = self.read_metrics() if self.metrics.exists() else []
+        kept = [record for record in records if record["epoch"] <= epochs]
+        if [record["epoch"] for record in kept] != list(range(1, epochs + 1)):
+            raise RefusedError(
+                f"{self.metrics}: the checkpoint stands after epoch {epochs}, but not every epoch "
+                f"up to it has one line here; delete {self.checkpoint.parent} to train this run "
+                "from its start"
+            )
+        if records:
             write_text(self.metrics, "".join(_to_json(record) + "\n" for record in kept))
 
     def write_checkpoint(self, data: bytes) -> None:
@@ -189,7 +200,10 @@ class RunDir:
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json as plain data; raises as `read_run`."""
-        return _read_json(self.summary)
+        data = _read_json(self.summary)
+        if data.get("status") not in {"done", "diverged"}:
+            raise BnlabError(f"{self.summary}: not a summary of bnlab; delete it to train again")
+        return data
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration as plain data.

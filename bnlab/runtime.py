@@ -5,6 +5,7 @@ normalizer therefore shifts no other draw: two arms that differ in the norm star
 weights and see the same images in the same order.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -77,7 +78,14 @@ class Stochastic(nn.Module):
 
     def set_extra_state(self, state: torch.Tensor | None) -> None:
         """Go back to a position that `get_extra_state` gave."""
-        self._generator, self._state = None, None if state is None else state.cpu()
+        self._state = None if state is None else state.cpu()
+        if self._generator is None:
+            return
+        # The generator stays the same object: a captured step draws from it.
+        if self._state is None:
+            self._generator.manual_seed(self._seed)
+        else:
+            self._generator.set_state(self._state)
 
 
 # -------------------------------------------------------------------------- device and precision
@@ -160,14 +168,20 @@ def numerics(precision: Precision, *, deterministic: bool = False) -> Iterator[N
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    _use_deterministic_algorithms(deterministic)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
         torch.backends.cudnn.benchmark = before[2]
-        torch.use_deterministic_algorithms(before[3])
+        _use_deterministic_algorithms(before[3])
+
+
+def _use_deterministic_algorithms(wanted: bool) -> None:
+    # The setter imports torch's compiler, which takes longer than a short run.
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
@@ -175,6 +189,24 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
+
+
+_MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, for as long as it lives; glibc only.
+
+    Every step of training on a CPU asks for the same large blocks. By default glibc hands a block
+    of 32 MB and more back to the system when it is freed, which then clears each page anew when it
+    is wanted again: a tenth of an fp32 step.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    mallopt(_MALLOPT_MMAP_MAX, 0)
+    mallopt(_MALLOPT_TRIM_THRESHOLD, 2**31 - 1)
 
 
 # -------------------------------------------------------------------------------------- signals
@@ -234,7 +266,10 @@ class GitState:
 
 
 def git_state() -> GitState:
-    """Commit and uncommitted changes of the checkout that bnlab is imported from."""
+    """Commit and uncommitted changes of the checkout that bnlab is imported from.
+
+    A new module that git does not know yet makes it dirty as well, though no diff shows it.
+    """
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str | None:
@@ -250,7 +285,8 @@ def git_state() -> GitState:
     if git("ls-files", "--error-unmatch", "runtime.py") is None:
         return GitState(None, False, None)
     sha, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
-    return GitState(sha.strip() if sha else None, bool(diff), diff)
+    unknown = git("ls-files", "--others", "--exclude-standard", "*.py")
+    return GitState(sha.strip() if sha else None, bool(diff or unknown), diff)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

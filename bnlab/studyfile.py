@@ -81,7 +81,10 @@ class StudyFile(Section):
     arms: dict[Name, dict[str, Any] | None] = Field(min_length=1)
     """What the study compares: by name, what each lays over the rest."""
     tune: dict[str, Any] = Field(default_factory=dict)
-    """By key, the values that every arm is tried at; with several keys, all combinations."""
+    """By key, the values that every arm is tried at; with several keys, all combinations. While
+    tuning, `dataset.val_size` images are held out and the test set is not read. The final runs
+    train on these images too (`train_size`, where given, grows by them) and read the test set after
+    the last epoch only, unless `set` gives `train.test_every`."""
     tune_seeds: Annotated[tuple[Seed, ...], _count_from(FIRST_TUNE_SEED)] = ()
     """Seeds of the tuning runs: a list, or a count n for 1000 to 999 + n."""
     seeds: Annotated[tuple[Seed, ...], _count_from(0)] = Field(min_length=1)
@@ -342,7 +345,7 @@ class _Builder:
 
     def _sets(self, key: str) -> bool:
         given = [self._sublayer("set"), *self._assigned()]
-        return any(key in flatten(layer.tree) for layer in given)
+        return any(key in _keys(layer) for layer in given)
 
     # ---------------------------------------------------------------------------------- faults
 
@@ -418,8 +421,7 @@ class _Builder:
         layers.append((("set",), self._sublayer("set")))
         layers += [(("--set",), layer) for layer in self._assigned()]
         for path, layer in layers:
-            keys = flatten(layer.tree)
-            for key in keys:
+            for key in _keys(layer):
                 place = f"{mark_of(tuple(key.split('.')), layer.marks)}: {'.'.join(map(str, path))}"
                 if key in own or (key in of_stages and path[0] in {"arms", "tune"}):
                     self.faults[f"{place}: {key}: the study sets this key itself"] = None
@@ -427,7 +429,7 @@ class _Builder:
                     self.faults[f"{place}: {key}: is tuned, so nothing else may fix it"] = None
                 if path[0] == "--set":
                     for arm, fixed in arms.items():
-                        if _overlaps(key, flatten(fixed.tree)):
+                        if _overlaps(key, _keys(fixed)):
                             said = f"has no effect, since arm {arm!r} fixes it"
                             self.faults[f"{place}: {key}: {said}"] = None
 
@@ -473,6 +475,11 @@ def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:
     for part in reversed(path):
         value = {part: value}
     return Layer(value, {path[:end]: place for end in range(1, len(path) + 1)})
+
+
+def _keys(layer: Layer) -> list[str]:
+    """The dotted keys that a layer gives, shorthand written out."""
+    return list(flatten(merge_layers([layer]).tree))
 
 
 def _overlaps(key: str, others: Iterable[str]) -> bool:

@@ -8,12 +8,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnlab.accelerate import Acceleration, Forward, Steps, build_steps, hold_lr
 from bnlab.batches import Batches
 from bnlab.config import Config
 from bnlab.optim import lr_at
@@ -34,7 +36,7 @@ def weighted_layers(model: nn.Sequential) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 class Sums:
-    """Running sums over the images of an epoch, kept on the device.
+    """Running sums over an epoch, kept on the device, always in the same tensors.
 
     Args:
         model: Its convolution and linear layers are those whose gradient norms are averaged.
@@ -45,15 +47,12 @@ class Sums:
         self.layers = weighted_layers(model)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.images = 0
-        self.steps = 0
         self.grad_norms = torch.zeros(len(self.layers), device=device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count one batch; `loss` is its mean over the images."""
         self.loss += loss.detach() * len(labels)
         self.correct += (logits.detach().argmax(dim=1) == labels).sum()
-        self.images += len(labels)
 
     def add_gradients(self) -> None:
         """Add the norm of the loss's gradient in each layer's weight, weight decay not included."""
@@ -61,18 +60,19 @@ class Sums:
             layer.weight.grad for layer in self.layers.values() if layer.weight.grad is not None
         ]
         self.grad_norms += torch.stack(torch._foreach_norm(grads))  # noqa: SLF001 - one kernel
-        self.steps += 1
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         """For a checkpoint inside an epoch."""
-        kept = ("loss", "correct", "images", "steps", "grad_norms")
-        return {name: getattr(self, name) for name in kept}
+        return {"loss": self.loss, "correct": self.correct, "grad_norms": self.grad_norms}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        for name, value in state.items():
-            there = getattr(self, name)
-            setattr(self, name, value.to(there.device) if isinstance(there, Tensor) else value)
+    def start(self, state: Mapping[str, Tensor] | None = None) -> None:
+        """Go on from what `state` gave, or from zero."""
+        for name, total in self.state().items():
+            total.zero_() if state is None else total.copy_(state[name])
+
+    def score(self, images: int) -> "Score":
+        """How this many images were classified; waits for the device."""
+        return Score(self.loss.item() / images, self.correct.item() / images)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class Score:
     """Fraction in [0, 1]."""
 
 
+Outcome = Literal["done", "diverged"]
+
+
 @dataclass
 class Position:
     """Where training stands: with the states of model and optimizer, all that a resume needs."""
@@ -95,8 +98,10 @@ class Position:
     """Optimizer steps taken inside the current epoch."""
     seconds: float = 0.0
     """Training time spent inside the current epoch."""
-    sums: dict[str, Any] | None = None
+    sums: dict[str, Tensor] | None = None
     """Sums of the current epoch so far."""
+    outcome: Outcome | None = None
+    """How training ended; None while it goes on."""
 
 
 BetweenSteps: TypeAlias = Callable[[Position], bool]
@@ -109,14 +114,19 @@ class Task:
 
     config: Config
     model: nn.Sequential
+    forward: Forward
+    """The model's output from images, in the way of `acceleration`."""
     optimizer: torch.optim.Optimizer
     train: Batches
     held_out: Mapping[str, Batches]
     """By split name: `val` where images are held out, and `test`."""
     device: torch.device
     precision: Precision
+    acceleration: Acceleration
     num_classes: int
     position: Position = field(default_factory=Position)
+    passes: dict[Batches, tuple[Sums, Steps]] = field(default_factory=dict)
+    """For each data set the sums and steps made on first use; a captured step keeps to them."""
 
 
 def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
@@ -124,24 +134,14 @@ def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
 
     Ends early, leaving `task.position` inside the epoch, when `between_steps` says so.
     """
-    position, optimizer = task.position, task.optimizer
-    sums = Sums(task.model, task.device)
-    if position.sums:
-        sums.load(position.sums)
-
+    position = task.position
+    sums, take_step = _pass(task, task.train, train_step)
+    sums.start(position.sums)
     task.model.train()
-    for images, labels in task.train.epoch(position.epoch, start_step=position.step):
+    take_step.start(position.epoch, position.step)
+    while position.step < task.train.steps:
         set_lr(task)
-        with autocast(task.precision, task.device):
-            logits = task.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
-
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        sums.add_gradients()
-        optimizer.step()
-
-        sums.add(loss, logits, labels)
+        take_step()
         position.step += 1
         if between_steps(position):
             break
@@ -149,15 +149,34 @@ def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
     return sums
 
 
-def set_lr(task: Task) -> float:
-    """Set the scheduled learning rate of the coming step, and return it."""
-    config, position = task.config, task.position
-    steps = task.train.steps
-    done = position.epoch * steps + position.step
-    lr = lr_at(config.optim, done, steps, config.train.epochs)
+def train_step(task: Task, sums: Sums, images: Tensor, labels: Tensor) -> None:
+    """Forward, backward, update: one step on one batch."""
+    with autocast(task.precision, task.device):
+        logits = task.forward(images)
+    loss = F.cross_entropy(logits.float(), labels)
+
+    task.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    sums.add_gradients()
+    task.optimizer.step()
+    sums.add(loss, logits, labels)
+
+
+def training_sums(task: Task) -> Sums:
+    """The sums that `train_epoch` fills."""
+    return _pass(task, task.train, train_step)[0]
+
+
+def set_lr(task: Task) -> None:
+    """Set the scheduled learning rate of the coming step."""
+    lr = _lr(task, task.position.epoch, task.position.step)
     for group in task.optimizer.param_groups:
-        group["lr"] = lr
-    return lr
+        group["lr"].fill_(lr)
+
+
+def _lr(task: Task, epoch: int, step: int) -> float:
+    steps = task.train.steps
+    return lr_at(task.config.optim, epoch * steps + step, steps, task.config.train.epochs)
 
 
 def evaluate(task: Task, batches: Batches) -> Score:
@@ -167,33 +186,45 @@ def evaluate(task: Task, batches: Batches) -> Score:
     batch's own statistics and let them enter the running ones.
     """
     task.model.train(task.config.train.evaluate_in_train_mode)
-    sums = Sums(task.model, task.device)
-    with torch.no_grad():
-        for images, labels in batches.epoch(task.position.epoch):
-            with autocast(task.precision, task.device):
-                logits = task.model(images)
-            sums.add(F.cross_entropy(logits.float(), labels), logits, labels)
-    return _score(sums)
+    sums, measure = _pass(task, batches, evaluation_step)
+    sums.start()
+    measure.start(task.position.epoch)
+    for _ in range(batches.steps):
+        measure()
+    return sums.score(len(batches))
 
 
-def _score(sums: Sums) -> Score:
-    return Score(sums.loss.item() / sums.images, sums.correct.item() / sums.images)
+def evaluation_step(task: Task, sums: Sums, images: Tensor, labels: Tensor) -> None:
+    """Forward only."""
+    with torch.no_grad(), autocast(task.precision, task.device):
+        logits = task.forward(images)
+    sums.add(F.cross_entropy(logits.float(), labels), logits, labels)
 
 
-Outcome = Literal["done", "diverged"]
+def _pass(
+    task: Task, batches: Batches, step: Callable[[Task, Sums, Tensor, Tensor], None]
+) -> tuple[Sums, Steps]:
+    """The sums over a data set, and what does `step` on its batches."""
+    if batches not in task.passes:
+        sums = Sums(task.model, task.device)
+        steps = build_steps(batches, partial(step, task, sums), task.model, task.acceleration)
+        task.passes[batches] = sums, steps
+    return task.passes[batches]
 
 
-def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any], Outcome | None]]:
-    """Train to the end, giving a metrics record after each epoch and, with the last, the outcome.
+def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
+    """Train to the end, giving a metrics record after each epoch.
 
-    Ends without an outcome when `between_steps` asked for it; `task.position` says where it stands.
-    A record is given only for a whole epoch, and `task.position` already counts it.
+    Ends early when `between_steps` asked for it; `task.position` says where it stands, and holds
+    the outcome once there is one. A record is given only for a whole epoch, and `task.position`
+    already counts it.
     """
     config, position = task.config.train, task.position
-    while position.epoch < config.epochs:
-        lr, started = set_lr(task), time.perf_counter()
+    hold_lr(task.optimizer, task.device)
+    while position.outcome is None:
+        started = time.perf_counter()
         sums = train_epoch(task, between_steps)
-        train = _score(sums)  # the epoch's only synchronization with the device
+        train = sums.score(len(task.train))  # the epoch's only synchronization with the device
         position.seconds += time.perf_counter() - started
         if position.step < task.train.steps:
             return
@@ -204,8 +235,8 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
             "epoch": position.epoch + 1,
             "step": (position.epoch + 1) * task.train.steps,
             "seconds": position.seconds,
-            "images_per_second": sums.images / position.seconds,
-            "optim/lr": lr,
+            "images_per_second": len(task.train) / position.seconds,
+            "optim/lr": _lr(task, position.epoch, 0),
             "train/loss": train.loss,
             "train/accuracy": train.accuracy,
         }
@@ -215,14 +246,14 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[tuple[dict[str, Any
                 record[f"{split}/loss"] = score.loss
                 record[f"{split}/accuracy"] = score.accuracy
         for name, total in zip(sums.layers, sums.grad_norms.tolist(), strict=True):
-            record[f"probe/grad_norm/{name}"] = total / sums.steps
+            record[f"probe/grad_norm/{name}"] = total / task.train.steps
 
         position.epoch, position.step = position.epoch + 1, 0
         position.seconds, position.sums = 0.0, None
         learned = train.loss <= DIVERGED_SHARE_OF_CHANCE * math.log(task.num_classes)
-        yield record, ("done" if learned and not broken else "diverged") if last else None
         if last:
-            return
+            position.outcome = "done" if learned and not broken else "diverged"
+        yield record
 
 
 def _due(epoch: int, every: int | None, *, last: bool) -> bool:

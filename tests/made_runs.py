@@ -158,7 +158,8 @@ def _records(
         }
         if config["dataset"]["val_size"]:
             record |= {"val/loss": 2.3 * (1 - reached), "val/accuracy": reached - 0.01}
-        if last or (every and epoch % every == 0):
+        # As in train.test_every: null for never.
+        if every is not None and (last or (every and epoch % every == 0)):
             record["test/loss"] = 2.3 * (1 - reached)
             record["test/accuracy"] = reached + float(wobble[3])
         for quantity in ("grad_norm", *probes):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from bnlab import cli
+from bnlab.errors import ConfigError
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
 
@@ -152,6 +155,31 @@ def test_data_says_that_nothing_is_there(tmp_path: Path) -> None:
     (tmp_path / "data/mine/train").mkdir(parents=True)
     (tmp_path / "data/mine/test").mkdir()
     assert "dataset.root=data/mine" in bnlab("data", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("8 EiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 EiB\nat")],
+)
+def test_a_machine_without_enough_memory_gets_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert "not enough memory" in message
+    assert "8 EiB" in message
+    assert message.count("\n") == 1
+
+
+def test_diff_of_a_folder_that_is_no_run_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a run directory"):
+        cli.diff(tmp_path, tmp_path)
 
 
 def test_help_loads_neither_torch_nor_anything_else_heavy(tmp_path: Path) -> None:

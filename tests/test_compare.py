@@ -308,12 +308,12 @@ def test_a_diverged_run_never_reaches_the_target(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- tuned key, time
 
 
-def tuned_study(root: Path, val_size: int) -> None:
+def tuned_study(root: Path, val_size: int, **more: Any) -> None:
     """Two arms over three learning rates: `none` is best at 0.03 and batch at 0.3, by 1 pp."""
     for sets, best, level in ((NONE, 0.03, 0.70), ({}, 0.3, 0.74)):
         for lr in (0.03, 0.1, 0.3):
             fit = level - 0.01 * abs(math.log10(lr / best))
-            config = {**sets, "optim.lr": lr, "dataset.val_size": val_size}
+            config = {**sets, "optim.lr": lr, "dataset.val_size": val_size, **more}
             make_arm(root, [fit + 0.001, fit - 0.001, fit], config, first=100)
 
 
@@ -348,6 +348,29 @@ def test_final_runs_stand_apart_from_the_tuning_runs_that_chose_their_value(tmp_
     assert "from tuning runs, with images held out" in same.notes
     assert best.effects[0].factors == ("model.norm.name",)
     assert [len(arm.tuning) for arm in comparison.arms] == [9, 9]
+
+
+def test_tuning_runs_that_never_read_the_test_set_are_compared_on_validation_images(
+    tmp_path: Path,
+) -> None:
+    tuned_study(tmp_path, val_size=1000, **{"train.test_every": None})
+    make_arm(tmp_path, OFF, {**NONE, "optim.lr": 0.03, "train.test_every": 0})
+    make_arm(tmp_path, ON, {"optim.lr": 0.3, "train.test_every": 0})
+    make_run(tmp_path, seed=50, sets={"optim.lr": 0.3, "train.test_every": None})
+    comparison = compared(tmp_path)
+    best, same = comparison.views
+    assert (best.metric.name, same.metric.name) == ("test/accuracy", "val/accuracy")
+    assert same.effects[0].estimate == pytest.approx(0.03)
+    assert [r.n for r in best.results] == [8, 8]
+    assert "no finite test/accuracy" in remarks_on(comparison, "/s50")
+
+
+def test_a_baseline_without_final_runs_is_an_error_and_never_chosen(tmp_path: Path) -> None:
+    tuned_study(tmp_path, val_size=1000)
+    make_arm(tmp_path, ON, {"optim.lr": 0.3})
+    assert compared(tmp_path).baseline == "batch-before_activation"
+    with pytest.raises(ConfigError, match="--baseline none: has tuning runs only"):
+        compared(tmp_path, baseline="none")
 
 
 def test_learning_rates_of_a_single_arm_are_arms_themselves(tmp_path: Path) -> None:
@@ -436,6 +459,7 @@ def test_every_bad_run_directory_is_named_and_the_rest_compared(tmp_path: Path) 
     broken.metrics.write_text('{"epoch": 1}\nnot json\n{"epoch": 3}\n')
     edited = make_run(tmp_path, seed=19, sets=NONE)
     edited.config.write_text(edited.config.read_text().replace("lr: 0.1", "lr: 0.2"))
+    (study / "logs").mkdir()
     only_metrics = study / "arm" / "s20"
     only_metrics.mkdir()
     (only_metrics / "metrics.jsonl").write_text('{"epoch": 1}\n')
@@ -460,6 +484,7 @@ def test_every_bad_run_directory_is_named_and_the_rest_compared(tmp_path: Path) 
         21: "not finished (no summary.json); left out",
     }.items():
         assert words in remarks_on(comparison, f"/s{seed}"), seed
+    assert remarks_on(comparison, "logs") == ""
     assert str(tmp_path) not in str(comparison.remarks)
 
 

@@ -8,12 +8,17 @@ from hypothesis import strategies as st
 from bnlab.config import (
     ABSENT,
     Config,
+    Layer,
+    Section,
     arm_label,
     build_config,
+    build_section,
     differences,
     flatten,
     load_config,
     parse_yaml,
+    restore_config,
+    sublayer,
 )
 from bnlab.errors import ConfigError
 from bnlab.registry import Registry
@@ -115,6 +120,10 @@ def test_a_boolean_where_a_norm_name_belongs_is_told_what_to_write(word: str) ->
         "model=3",
         "name='a b'",
         "optim.betas=[0.9]",
+        "optim.betas=[0.9, 1.0]",
+        "optim.milestones=[1.5]",
+        "model.widths=[99999999999]",
+        "probes=[weights, weights]",
         "x",
         "=1",
         "a..b=1",
@@ -128,6 +137,31 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_an_error(override: str) ->
 def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "optim:\n  lr: 1\n  lr: 2\n")
     assert f"{path}:3: optim.lr: given twice" in fault(files=(path,))
+
+
+def test_nesterov_without_momentum_is_an_error_unless_it_means_nothing() -> None:
+    assert "nesterov" in fault("optim={nesterov: true, momentum: 0}")
+    make("optim={name: adam, nesterov: true, momentum: 0}")
+
+
+def test_a_wrong_entry_does_not_make_its_list_too_short_as_well() -> None:
+    assert fault("model.widths=[0]").count("\n") == 0
+
+
+def test_a_fault_shows_values_as_yaml_writes_them() -> None:
+    assert "got null" in fault("model=")
+    assert "got [1, 2]" in fault("model=[1, 2]")
+    assert 'got "ünï"' in fault("name=ünï")
+
+
+def test_one_set_gives_one_key() -> None:
+    assert "once for each key" in fault("seed=1\nother: 2")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]: 3", "? {a: b}\n: 1", "a: &a [*a]", "a: &a {b: *a}"])
+def test_a_key_that_is_no_word_and_an_endless_alias_are_errors(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    assert str(path) in fault(files=(path,))
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "just words", "a:\n\t- b"])
@@ -232,3 +266,45 @@ def test_an_arm_is_labeled_by_its_norm_and_placement() -> None:
 def test_a_configuration_cannot_be_changed_after_loading() -> None:
     with pytest.raises(ValueError, match="frozen"):
         make().seed = 3  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------- parts of other files
+
+
+def test_part_of_a_file_is_a_layer_whose_keys_may_be_dotted() -> None:
+    text = "arms:\n  a:\n    optim.lr: 2\n    model:\n      norm: none\n  b: {}\n"
+    layer = sublayer(parse_yaml(text, "s.yaml"), "arms", "a")
+    assert layer.tree == {"optim": {"lr": 2}, "model": {"norm": "none"}}
+    assert layer.marks["optim", "lr"] == layer.marks["optim",] == "s.yaml:3"
+    assert layer.marks["model", "norm"] == "s.yaml:5"
+    assert sublayer(parse_yaml(text, "s.yaml"), "arms", "b") == Layer({}, {})
+    with pytest.raises(ConfigError, match=r"s\.yaml:3: optim\.lr: expected a number"):
+        build_config([sublayer(parse_yaml(text.replace("2", "x"), "s.yaml"), "arms", "a")], {})
+
+
+def test_dotted_keys_of_one_section_are_laid_together() -> None:
+    layer = sublayer(parse_yaml("optim.lr: 1\noptim.momentum: 0\noptim: {name: sgd}", "s.yaml"))
+    assert layer.tree == {"optim": {"lr": 1, "momentum": 0, "name": "sgd"}}
+    with pytest.raises(ConfigError, match=r"s\.yaml:2: optim\.lr: given twice"):
+        sublayer(parse_yaml("optim.lr: 1\noptim: {lr: 2}", "s.yaml"))
+
+
+def test_another_schema_has_the_same_words_for_its_faults() -> None:
+    class Plan(Section):
+        seeds: int
+        budget: float = 1.0
+
+    layer = parse_yaml("budgte: 3", "s.yaml")
+    with pytest.raises(ConfigError) as caught:
+        build_section(Plan, layer)
+    assert str(caught.value).splitlines() == [
+        "defaults: seeds: required, but not given",
+        "s.yaml:1: budgte: unknown key; did you mean 'budget'? (known: budget, seeds)",
+    ]
+    assert build_section(Plan, Layer({"seeds": 3}, {})) == Plan(seeds=3)
+
+
+def test_a_resolved_configuration_is_restored_with_its_hash() -> None:
+    config = make("model.norm=none", "model.widths=[8]", "seed=4")
+    restored = restore_config(config.resolved())
+    assert (restored, restored.hash) == (config, config.hash)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import yaml
 from conftest import TINY, MakeConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnlab.checkpoint import read_checkpoint
+from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config
+from bnlab.datasets import Splits, load_splits
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.experiment import RunOptions, Watcher, run_experiment, run_path, spread
 from bnlab.rundir import RunDir, load_record
@@ -43,7 +45,8 @@ def assert_same_run(one: Path, two: Path) -> None:
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     for name, value in left.items():
-        assert value is right[name] is None or torch.equal(value, right[name]), name
+        bits = [None if side is None else side.numpy().tobytes() for side in (value, right[name])]
+        assert bits[0] == bits[1], name  # as bits: NaN is not equal to itself
 
 
 class StopAt(Watcher):
@@ -145,6 +148,15 @@ def test_the_test_set_is_read_only_when_asked(tmp_path: Path, tiny_config: MakeC
     assert read == [False, False, True]
 
 
+def test_the_test_set_can_be_left_unread(tmp_path: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config("train.test_every=null", "dataset.val_size=40", "dataset.train_size=120")
+    root = run_path(tmp_path, config)
+    summary = run_experiment(config, root)
+    assert not [key for line in RunDir(root).read_metrics() for key in line if "test" in key]
+    assert "val/accuracy" in summary
+    assert "test/accuracy" not in summary
+
+
 def test_probes_are_recorded_and_leave_no_trace(tmp_path: Path, tiny_config: MakeConfig) -> None:
     plain = tiny_config("model.dropout=0.3")
     probed = tiny_config("model.dropout=0.3", "probes=[activations, gradients, weights]")
@@ -201,7 +213,7 @@ def test_a_run_that_learns_nothing_counts_as_diverged(
 def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     tmp_path: Path, tiny_config: MakeConfig, epoch: int, step: int, norm: str
 ) -> None:
-    config = tiny_config(f"model.norm.name={norm}", "model.dropout=0.5")
+    config = tiny_config(f"model.norm.name={norm}", "model.dropout=0.5", "optim.schedule=linear")
     whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
     run_experiment(config, whole)
     with pytest.raises(StopRequestedError) as caught:
@@ -222,6 +234,21 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(
         run_experiment(tiny_config(), root, watcher=StopAt(1, 2, signal.SIGINT))
     assert caught.value.exit_code == 130
     assert RunDir(root).checkpoint.exists()
+
+
+def test_a_second_ctrl_c_ends_at_once_and_does_not_count_as_a_failure(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    class Impatient(StopAt):
+        def step(self, position: Position, steps: int) -> None:
+            super().step(position, steps)
+            super().step(position, steps)
+
+    root = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny_config(), root, watcher=Impatient(1, 2, signal.SIGINT))
+    assert RunDir(root).read_run()["status"] == "preempted"
+    assert run_experiment(tiny_config(), root, RunOptions(resume="must"))["epochs"] == 2
 
 
 def test_tensorboard_shows_each_epoch_once_after_a_resume(
@@ -285,6 +312,51 @@ def test_a_killed_run_continues_to_the_same_bits_whenever_it_was_killed(
 # ---------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize(
+    "overrides", [("train.epochs=3",), ("train.epochs=3", "optim.lr=1e30", "model.norm=none")]
+)
+def test_a_run_killed_after_its_last_epoch_only_writes_its_summary_on_resuming(
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+) -> None:
+    config = tiny_config(*overrides)
+    whole = run_experiment(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "write_summary", _die)
+        with pytest.raises(KilledError):
+            run_experiment(config, tmp_path / "killed")
+    summary = run_experiment(config, tmp_path / "killed", RunOptions(resume="must"))
+    assert (summary["status"], summary["epochs"]) == (whole["status"], whole["epochs"])
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+class KilledError(Exception):
+    pass
+
+
+def _die(*_: object) -> None:
+    raise KilledError
+
+
+def test_the_time_spent_before_a_kill_is_part_of_the_wall_time(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.experiment.CHECKPOINT_SECONDS", 0.0)
+
+    class DieAfterTwo(Watcher):
+        def epoch(self, config: Config, record: Any) -> None:
+            if record["epoch"] == 2:
+                raise KilledError
+
+    config, root = tiny_config("train.epochs=3"), tmp_path / "run"
+    with pytest.raises(KilledError):
+        run_experiment(config, root, watcher=DieAfterTwo())
+    summary = run_experiment(config, root, RunOptions(resume="must"))
+    assert summary["wall_seconds"] > summary["train_seconds"]
+
+
 def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_config: MakeConfig) -> None:
     root = run_path(tmp_path, tiny_config())
     run_experiment(tiny_config(), root)
@@ -316,6 +388,49 @@ def test_resuming_with_another_configuration_names_the_keys_that_differ(
         run_experiment(other, root, RunOptions(resume="auto"))
     with pytest.raises(RefusedError, match=r"optim\.lr: 0\.05 -> 0\.2"):
         run_experiment(other, run_path(tmp_path, other), RunOptions(resume="must"))
+
+
+def test_resuming_with_other_images_is_refused(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+
+    def other(*args: Any) -> Splits:
+        return replace(load_splits(*args), checksum="0" * 64)
+
+    monkeypatch.setattr("bnlab.experiment.load_splits", other)
+    with pytest.raises(RefusedError, match="images that the run was started with"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+
+
+@pytest.mark.parametrize("lines", [[], [1], [2], [1, 1, 2]])
+def test_a_record_with_missing_or_doubled_epochs_is_not_resumed(
+    tmp_path: Path, tiny_config: MakeConfig, lines: list[int]
+) -> None:
+    config, root = tiny_config("train.epochs=3"), tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(config, root, watcher=StopAt(2, 1))
+    metrics = RunDir(root).metrics
+    whole = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(whole[line - 1] for line in lines))
+    with pytest.raises(RefusedError, match="not every epoch"):
+        run_experiment(config, root, RunOptions(resume="auto"))
+    metrics.write_text("".join(whole))
+    assert run_experiment(config, root, RunOptions(resume="auto"))["epochs"] == 3
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    state = read_checkpoint(RunDir(root))
+    write_checkpoint(RunDir(root), {**state, "model": {"other": torch.zeros(1)}})
+    with pytest.raises(RefusedError, match="does not fit"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
 
 def test_resume_must_demands_a_run(tmp_path: Path, tiny_config: MakeConfig) -> None:
@@ -360,6 +475,15 @@ def test_a_batch_of_one_image_is_refused_before_anything_is_written(
         with pytest.raises(ConfigError, match=r"batch_size"):
             run_experiment(config, run_path(tmp_path, config))
     assert not any(tmp_path.rglob("s0"))
+
+
+def test_measuring_one_image_in_train_mode_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    overrides = ("train.evaluate_in_train_mode=true", "train.eval_batch_size=39")
+    with pytest.raises(ConfigError, match=r"train\.eval_batch_size: 39: .*dataset\.test_size=40"):
+        run_experiment(tiny_config(*overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_cuda_without_a_cuda_device_is_refused(tmp_path: Path, tiny_config: MakeConfig) -> None:

@@ -483,6 +483,14 @@ def test_ghost_running_mean_is_that_of_the_whole_batch() -> None:
 # ----------------------------------------------------------------- group, layer and instance
 
 
+@pytest.mark.parametrize("name", ["group", "layer", "instance"])
+def test_image_statistics_learn_from_channels_last_images_that_need_no_gradient(name: str) -> None:
+    images = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    norm = NORMS[name]((3, 8, 8), NormConfig(name=name))
+    norm(images).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in norm.parameters())
+
+
 @pytest.mark.parametrize(
     ("shape", "wanted", "groups"),
     [

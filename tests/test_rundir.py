@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bnlab.errors import BnlabError, RefusedError
-from bnlab.rundir import RunDir, StorageError, find_runs, load_record, write_text
+from bnlab.rundir import LockedError, RunDir, StorageError, find_runs, load_record, write_text
 
 
 def created(root: Path) -> RunDir:
@@ -134,11 +134,23 @@ def test_only_one_process_holds_a_run_and_death_releases_it(tmp_path: Path) -> N
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(RefusedError, match="another process"), run_dir.lock():
+        with pytest.raises(LockedError, match="another process"), run_dir.lock():
             pass
+        assert run_dir.locked
         other.kill()
+    assert not run_dir.locked
     with run_dir.lock():
         pass
+
+
+def test_looking_for_a_lock_neither_takes_it_nor_writes(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "s0")
+    assert not run_dir.locked
+    assert not run_dir.root.exists()
+    with run_dir.lock():
+        assert run_dir.locked
+        assert run_dir.locked
+    assert not run_dir.locked
 
 
 def test_runs_are_found_at_any_depth_and_nothing_inside_them(tmp_path: Path) -> None:
@@ -162,6 +174,15 @@ def test_the_consume_half_never_imports_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_comparing_and_reporting_load_matplotlib_only_to_draw_and_torch_never() -> None:
+    modules = ["stats", "compare", "report", "report.sections", "report.terminal", "report.events"]
+    modules += ["report.data", "report.listing", "report.page"]
+    code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"
+    code += "print([m for m in ('torch', 'torchvision', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     record = load_record(run_dir.root)
@@ -169,3 +190,13 @@ def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:
     summary: dict[str, Any] = {"status": "diverged"}
     run_dir.write_summary(summary)
     assert load_record(run_dir.root).status == "diverged"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"status": "soon"}', "[]", ""])
+def test_a_summary_that_bnlab_did_not_write_is_an_error_that_names_it(
+    tmp_path: Path, content: str
+) -> None:
+    run_dir = created(tmp_path / "s0")
+    run_dir.summary.write_text(content)
+    with pytest.raises(BnlabError, match=r"summary\.json"):
+        run_dir.read_summary()

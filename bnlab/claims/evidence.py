@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bnlab.claims.base import Array, Evidence
-from bnlab.compare import NOT_IN_ARMS, Run, make_metric, make_result
+from bnlab.compare import Run, make_metric, score_of
+from bnlab.compare.runs import NOT_IN_ARMS
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
 from bnlab.studyfile import Plan, Point, Stage, load_plan
@@ -243,7 +244,8 @@ def _scores(runs: Mapping[int, Run], seeds: Sequence[int], tag: str) -> Array:
 
 
 def _results(runs: Iterable[Run], tag: str) -> Mapping[int, float]:
-    return make_result("", None, tuple(runs), make_metric(tag)).scores
+    metric = make_metric(tag)
+    return {run.seed: score for run in runs if (score := score_of(run, metric)) is not None}
 
 
 def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:

@@ -109,8 +109,8 @@ CLAIMS.register("higher_lr")(
         definition="The usable range: octaves (factors of two) of the learning rate within 1 "
         "percentage point of the arm's best validation accuracy, with BN less without. Three seeds "
         "name the best learning rate of an arm, each other measures its own range around it. Not "
-        "the largest rate that does not diverge: weights in front of BN grow and cool themselves down, "
-        "so that this one is nearly free.",
+        "the largest rate that does not diverge: weights in front of BN grow and cool themselves "
+        "down, so that this one is nearly free.",
         formula="width(batch) - width(none), in octaves, mean over seeds",
         protocol="Two arms, each trained at every learning rate of one grid that reaches beyond "
         "both usable ranges, with all seeds of the verdict, on validation images. Final runs on "

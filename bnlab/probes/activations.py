@@ -19,10 +19,14 @@ def activations(model: nn.Sequential, images: Tensor, _labels: Tensor) -> dict[s
         model(images)
     values: dict[str, float] = {}
     for name, output in outputs.items():
-        channels = output.double().transpose(0, 1).flatten(1)  # (C, N * positions)
+        over = [axis for axis in range(output.ndim) if axis != 1]  # all but channels
         if name.endswith("_relu"):
-            values[f"probe/dead/{name}"] = float((channels.amax(dim=1) <= 0).double().mean())
+            values[f"probe/dead/{name}"] = float((output.amax(over) <= 0).double().mean())
         else:
-            values[f"probe/activation_mean/{name}"] = float(channels.mean(dim=1).abs().median())
-            values[f"probe/activation_std/{name}"] = float(channels.std(dim=1).median())
+            # Not in fp64, and not by torch.std: a quarter of the time, over 67 million values.
+            wide = output if output.dtype == torch.float64 else output.float()
+            mean = wide.mean(over, keepdim=True)
+            std = ((wide - mean).square_().sum(over) / (wide[:, 0].numel() - 1)).sqrt()
+            values[f"probe/activation_mean/{name}"] = float(mean.abs().median())
+            values[f"probe/activation_std/{name}"] = float(std.median())
     return values

@@ -20,6 +20,10 @@ def gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> dict[str,
         loss = F.cross_entropy(model(images), labels)
     grads = torch.autograd.grad(loss, list(outputs.values()))
     return {
-        f"probe/activation_grad/{name}": float(grad.double().norm()) / math.sqrt(grad.numel())
+        f"probe/activation_grad/{name}": _norm(grad) / math.sqrt(grad.numel())
         for name, grad in zip(outputs, grads, strict=True)
     }
+
+
+def _norm(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))

@@ -141,7 +141,7 @@ def _bare_rows(axes: Axes, rows: int) -> None:
 
 def forest(comparison: Comparison, view: View) -> Figure:
     """Effects with intervals, one row an arm."""
-    metric = comparison.metric
+    metric = view.metric
     figure, axes = _axes(_rows(len(view.effects)), left=0.06)
     places = range(len(view.effects))
     # In pieces, so that it does not cross the labels.
@@ -169,7 +169,7 @@ def forest(comparison: Comparison, view: View) -> Figure:
 
 def strip(comparison: Comparison, view: View) -> Figure:
     """Every seed as a dot; runs that diverged as crosses at the left edge."""
-    metric = comparison.metric
+    metric = view.metric
     figure, axes = _axes(_rows(len(view.results)), left=0.06)
     kept = [
         value * metric.scale

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bnlab.compare import ALPHA, Comparison, Effect, Response, View, mixed_line
+from bnlab.compare import ALPHA, Comparison, Effect, Response, View, make_metric, mixed_line
 from bnlab.report.blocks import (
     Block,
     Bullets,
@@ -74,7 +74,20 @@ def findings(comparison: Comparison) -> Section:
 
 def sentence(effect: Effect, comparison: Comparison, view: View) -> str:
     """One effect's verdict in words."""
-    metric = comparison.metric
+    return f"{_verdict(effect, comparison, view)}{_diverged(effect, view)}"
+
+
+def _diverged(effect: Effect, view: View) -> str:
+    counts = [
+        f"{len(result.diverged)} of {result.n} runs of {result.arm}"
+        for result in view.results
+        if result.arm in (effect.arm, effect.baseline) and result.diverged
+    ]
+    return f" Diverged, and counted as guessing: {', '.join(counts)}." if counts else ""
+
+
+def _verdict(effect: Effect, comparison: Comparison, view: View) -> str:
+    metric = view.metric
     size = with_unit(difference(effect.estimate, metric), metric)
     plain = with_unit(difference(abs(effect.estimate), metric).lstrip("+"), metric)
     arm = f"{effect.arm}{at_setting(effect.setting, comparison.tuned)}"
@@ -148,7 +161,7 @@ def effects(comparison: Comparison) -> Section:
 
 
 def _effects_table(comparison: Comparison, view: View) -> Table:
-    metric, margin = comparison.metric, comparison.margin is not None
+    metric, margin = view.metric, comparison.margin is not None
     settings = comparison.tuned is not None
     columns = (
         Column("arm", numeric=False),
@@ -206,7 +219,7 @@ def _effect_notes(comparison: Comparison, view: View) -> Iterable[str]:
             )
         unpaired = [line for line in effect.audit if not line.startswith("paired")]
         yield from (f"{effect.arm}: {line}" for line in unpaired)
-    if comparison.metric.chance(10) is not None and any(r.diverged for r in view.results):
+    if view.metric.chance(10) is not None and any(r.diverged for r in view.results):
         yield "runs that diverged count as chance; see Divergence"
 
 
@@ -227,7 +240,7 @@ def arms(comparison: Comparison) -> Section:
             *((Column(_short(c)),) if c.tuned else ()),
             Column("n"),
             Column("diverged"),
-            Column(column(c.metric)),
+            Column(column(view.metric)),
             Column("sd"),
             Column("95 % interval"),
         )
@@ -237,9 +250,9 @@ def arms(comparison: Comparison) -> Section:
                 *((f"{result.setting:g}",) if result.setting is not None else ()),
                 str(result.n),
                 str(len(result.diverged)),
-                score(result.mean, c.metric),
-                spread(result, c.metric),
-                score_interval(result.interval, c.metric),
+                score(result.mean, view.metric),
+                spread(result, view.metric),
+                score_interval(result.interval, view.metric),
             )
             for result in view.results
         )
@@ -361,26 +374,17 @@ def target(comparison: Comparison) -> Section:
 def divergence(comparison: Comparison) -> Section:
     """Runs that broke down or learned nothing, and what the others did."""
     c = comparison
-    rows = []
-    cells = [(view.title, result) for view in c.views for result in view.results]
-    cells += [
-        (f"{r.metric}", point)
-        for r in c.responses
-        for point in r.points
-        if not any(point.arm == x.arm and point.setting == x.setting for _, x in cells)
-    ]
-    seen = set()
-    for _, result in cells:
-        key = (result.arm, result.setting)
-        if result.diverged and key not in seen:
-            seen.add(key)
-            rows.append(
-                (
-                    f"{result.arm}{at_setting(result.setting, c.tuned)}",
-                    f"{len(result.diverged)} of {result.n}",
-                    ", ".join(map(str, result.diverged)),
-                    score(result.survivors_mean, c.metric),
-                )
+    cells = [(view.metric.name, result) for view in c.views for result in view.results]
+    cells += [(r.metric, point) for r in c.responses for point in r.points]
+    rows: dict[tuple[str, float | None], tuple[str, ...]] = {}
+    for name, result in cells:
+        if result.diverged and (result.arm, result.setting) not in rows:
+            mean = score(result.survivors_mean, make_metric(name))
+            rows[result.arm, result.setting] = (
+                f"{result.arm}{at_setting(result.setting, c.tuned)}",
+                f"{len(result.diverged)} of {result.n}",
+                ", ".join(map(str, result.diverged)),
+                mean if name == c.metric.name or mean == MISSING else f"{mean} ({name})",
             )
     if not rows:
         return Section("divergence", "Divergence", (Text("No run diverged."),))
@@ -400,7 +404,7 @@ def divergence(comparison: Comparison) -> Section:
     note = "the mean of survivors is conditional on not diverging: it is no estimate for the arm"
     lead = f"Training broke down or ended no better than guessing in these runs. {counted}"
     return Section(
-        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows), (note,)))
+        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows.values()), (note,)))
     )
 
 

@@ -78,5 +78,8 @@ def _print_table(table: Table, console: Console) -> None:
     if table.title:
         console.print(RichText(table.title, style="italic"))
     console.print(grid)
+    left_out = {column.name for column in table.columns if column.detail and not wide}
     for note in table.notes:
+        if note.partition(":")[0] in left_out:
+            continue
         _hanging(f"• {note}", console, style="dim")

@@ -31,16 +31,16 @@ def render_plan(survey: Survey) -> str:
 
 def render_choices(survey: Survey) -> str:
     """What tuning chose, with a warning where the grid should be extended."""
-    select = survey.study.spec.select
+    select, tried = survey.study.spec.select, len(survey.study.spec.tune_seeds)
     lines = []
     for arm, choice in survey.choices.items():
-        edge = "".join(
-            f"; {key} is best at the edge of its grid: extend it" for key in choice.on_edge
-        )
-        lines.append(
-            f"{arm}: best {show_point(choice.point)} "
-            f"({select} {show_metric(select, choice.score)}){edge}"
-        )
+        line = f"{arm}: best {show_point(choice.point)}"
+        line += f" ({select} {show_metric(select, choice.score)})"
+        if choice.diverged:
+            line += f"; {choice.diverged} of its {tried} tuning runs diverged"
+        for key in choice.on_edge:
+            line += f"; {key} is best at the edge of its grid: extend it"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -107,6 +107,7 @@ def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str,
                 "values": dict(choice.point),
                 survey.study.spec.select: choice.score,
                 "on_edge": list(choice.on_edge),
+                "diverged": choice.diverged,
             }
             for arm, choice in survey.choices.items()
         },

@@ -13,7 +13,7 @@ from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
 from bnlab.experiment import VOCABULARY
 from bnlab.rundir import RunDir, write_text
-from bnlab.runtime import stop_on_signal
+from bnlab.runtime import StopRequest, stop_on_signal
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
@@ -88,47 +88,51 @@ def run_study(
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
     executor = EXECUTORS[options.executor]
     survey = survey_study(study, runs_dir)
-    if not options.force:
-        _refuse_beyond_budget(survey, runs_dir)
+    _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
-    jobs, threads = share_cores(options.jobs, options.device, _earlier_threads(survey))
-    say(f"{jobs} {'run' if jobs == 1 else 'runs'} at once, CPU threads for each: {threads}")
-    settings = ExecutorOptions(
-        jobs, threads, options.device, options.deterministic, survey.folder / "logs"
-    )
+    settings = _settings(survey, options)
+    if survey.unfinished():
+        say(f"runs at once: {settings.jobs}, CPU threads for each: {settings.threads}")
 
-    failures: dict[Path, str] = {}
-    labels: dict[Path, str] = {}
+    failures: dict[str, str] = {}
     with stop_on_signal() as stop:
-        while True:
+        while not stop():
             survey = survey_study(study, runs_dir)
             watcher.planned(survey.count("done", "diverged"), survey.total)
-            open_cells = [
-                (cell, state) for cell, state in survey.unfinished() if cell.root not in failures
+            left = [
+                (cell, state) for cell, state in survey.unfinished() if cell.label not in failures
             ]
-            ready = [cell for cell, state in open_cells if state != "running"]
-            if not open_cells or stop():
+            free = [cell for cell, state in left if state != "running"]
+            if not left:
                 break
-            if not ready:
-                watcher.waiting(len(open_cells))
+            if not free:
+                watcher.waiting(len(left))
                 time.sleep(WAIT_SECONDS)
-                continue
-            for outcome in executor(ready, settings, stop, watcher):
+            for outcome in executor(free, settings, stop, watcher):
                 if outcome.ending == "failed":
-                    failures[outcome.cell.root] = outcome.reason
-                    labels[outcome.cell.root] = outcome.cell.label
+                    failures[outcome.cell.label] = outcome.reason
                 watcher.ended(outcome)
         if stop():
-            raise StopRequestedError(
-                f"{survey.folder}: stopped by {stop.name or 'a signal'}; "
-                f"{survey.count('done', 'diverged')} of {survey.total} runs are finished, those "
-                "under way are checkpointed; the same command goes on",
-                exit_code=stop.exit_code,
-            )
-    for root, (cell, state) in survey.cells.items():
-        if state == "failed" and root not in failures:
-            failures[root], labels[root] = survey.reasons.get(root, "unknown"), cell.label
-    return Finished(survey, {labels[root]: reason for root, reason in failures.items()})
+            raise _stopped(survey_study(study, runs_dir), stop)
+    for cell, state in survey.cells.values():
+        if state == "failed":  # in another process, or finished and damaged since
+            failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
+    return Finished(survey, failures)
+
+
+def _settings(survey: Survey, options: StudyOptions) -> ExecutorOptions:
+    jobs, threads = share_cores(options.jobs, options.device, _earlier_threads(survey))
+    logs = survey.folder / "logs"
+    return ExecutorOptions(jobs, threads, options.device, options.deterministic, logs)
+
+
+def _stopped(survey: Survey, stop: StopRequest) -> StopRequestedError:
+    return StopRequestedError(
+        f"{survey.folder}: stopped by {stop.name or 'a signal'}; "
+        f"{survey.count('done', 'diverged')} of {survey.total} runs are finished, those under way "
+        "are checkpointed; the same command goes on",
+        exit_code=stop.exit_code,
+    )
 
 
 def raise_failures(finished: Finished, command: Sequence[str]) -> None:
@@ -146,9 +150,9 @@ def raise_failures(finished: Finished, command: Sequence[str]) -> None:
         )
 
 
-def _refuse_beyond_budget(survey: Survey, runs_dir: Path) -> None:
+def _refuse_beyond_budget(survey: Survey, runs_dir: Path, *, force: bool) -> None:
     over = budget_excess(survey, estimate_left(survey, runs_dir))
-    if over:
+    if over and not force:
         raise RefusedError(f"{over}; raise the study's budget, or use --force")
 
 

@@ -29,12 +29,14 @@ class Choice:
         score: Its mean `select` metric over the tuning seeds.
         scores: Of all points.
         on_edge: Keys whose best value is the smallest or largest that was tried.
+        diverged: How many of its tuning runs diverged.
     """
 
     point: Point
     score: float
     scores: Mapping[Point, float]
     on_edge: tuple[str, ...]
+    diverged: int
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ def _choose(study: Study, arm: str, rows: Iterable[Row]) -> Choice | None:
         if row.point is not None
     }
     point = min(scores, key=lambda point: (-sign * scores[point], _order(point, study.points)))
-    return Choice(point, scores[point], scores, _edges(point, study.points))
+    diverged = next(row.counts.get("diverged", 0) for row in tuning if row.point == point)
+    return Choice(point, scores[point], scores, _edges(point, study.points), diverged)
 
 
 def score_of(root: Path, metric: str) -> float:
