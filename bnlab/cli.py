@@ -571,7 +571,7 @@ def claims_run(
     refuse_bending(sets or ())
     chosen = [find_claim(name).name for name in dict.fromkeys(names)]
     options = study.StudyOptions(_jobs(jobs), device, executor=executor)
-    ended = []
+    ended, planned = [], {}
     for name in chosen:
         plan = study.load_shared_study(
             study_file(name),
@@ -584,12 +584,17 @@ def claims_run(
         if dry_run:
             survey = study.survey_study(plan, runs_dir)
             estimate = study.estimate_left(survey, runs_dir)
-            _print_parts(name, study.render_plan(survey), study.render_estimate(survey, estimate))
+            planned[name] = study.study_as_data(survey, estimate)
+            parts = (name, study.render_plan(survey), study.render_estimate(survey, estimate))
+            if not as_json:
+                _print_parts(*parts)
             continue
         with watching_study() as (watcher, say):
             say(f"{name}, preset {preset}")
             ended.append((name, study.run_study(plan, runs_dir, options, watcher, say)))
     if dry_run:
+        if as_json:
+            _print_json(planned)
         return
     for name, finished in ended:
         command = ["bnlab", "claims", "run", name, "--preset", preset]

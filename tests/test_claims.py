@@ -580,6 +580,8 @@ def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, [*command, "--runs-dir", str(tmp_path / "runs")])
     assert shown.exit_code == 0
     assert "runs left" in shown.stdout
+    told = CliRunner().invoke(app, [*command, "--json", "--runs-dir", str(tmp_path / "runs")])
+    assert set(json.loads(told.stdout)) == {"accuracy", "fc_norm"}
     assert not (tmp_path / "runs").exists()
 
 
