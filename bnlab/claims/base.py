@@ -358,8 +358,9 @@ def edge_guard(evidence: Evidence, arms: Sequence[str]) -> str:
 
 
 def best_lrs(evidence: Evidence) -> str:
-    """Which learning rate was best in which arm, in words."""
-    return "best lr: " + ", ".join(f"{arm} {lr:g}" for arm, lr in evidence.chosen.items())
+    """Which learning rate was best in which arm that was tuned, in words."""
+    tuned = {arm: lr for arm, lr in evidence.chosen.items() if arm in evidence.sweep}
+    return "best lr: " + ", ".join(f"{arm} {lr:g}" for arm, lr in tuned.items())
 
 
 def divergences(evidence: Evidence) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Finding:
         contrast: What was measured, also where no verdict may be built on it; None while runs are
             missing.
         verdict: What may be said.
-        command: What would test it, or test it better.
+        command: What would test it, or test it better; "" where no more can be run.
     """
 
     claim: Claim
@@ -95,6 +95,8 @@ def _command(name: str, gathered: Gathered, verdict: Verdict, runs_dir: Path) ->
         return ""
     preset = gathered.preset
     if gathered.evidence is not None:
+        if preset == "full":
+            return ""  # all of it is there; what would help is said in words
         preset = DEFAULT_PRESET if preset == "smoke" else "full"
     words = ["bnlab", "claims", "run", name, "--preset", preset]
     if runs_dir != Path("runs"):
