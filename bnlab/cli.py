@@ -329,7 +329,7 @@ def study_run(
         bool, typer.Option("--deterministic", help="Bit-identical repeats on a GPU, slower.")
     ] = False,
     executor: Annotated[
-        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+        str, typer.Option(help="Where runs execute: processes, threads, or inline (one by one).")
     ] = "processes",
     force: Annotated[bool, typer.Option("--force", help="Go beyond the study's budget.")] = False,
     as_json: AsJson = False,

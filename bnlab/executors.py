@@ -17,13 +17,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from bnlab.config import Config, restore_config
 from bnlab.errors import BnlabError, StopRequestedError
-from bnlab.experiment import RunOptions, run_experiment
+from bnlab.experiment import RunOptions, Watcher, run_experiment
+from bnlab.many import Job, run_many
 from bnlab.registry import Registry
 from bnlab.rundir import LockedError, RunDir
 from bnlab.runtime import StopRequest, resolve_device
@@ -335,7 +336,7 @@ def train_cell(cell: Cell, *, device: str, deterministic: bool) -> Ending:
     return "diverged" if summary["status"] == "diverged" else "done"
 
 
-# --------------------------------------------------------------------------------------- inline
+# ---------------------------------------------------------------------- in this process
 
 
 @EXECUTORS.register("inline")
@@ -347,17 +348,60 @@ def run_inline(
         if stop():
             return
         watcher.started(cell)
-        log = log_path(options.logs, cell)
         try:
             ending = train_cell(cell, device=options.device, deterministic=options.deterministic)
-        except StopRequestedError as request:
-            stop.exit_code = request.exit_code
-            yield Outcome(cell, "stopped")
-            return
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
-            said = f"{type(error).__name__}: {'; '.join(str(error).splitlines())}"
-            yield Outcome(cell, "failed", keep_log(log, said))
+            yield _raised(cell, error, options, stop)
         else:
-            if ending != "taken":
-                log.unlink(missing_ok=True)
-            yield Outcome(cell, ending)
+            yield _ended(cell, ending, options)
+
+
+@EXECUTORS.register("threads")
+def run_in_threads(
+    cells: Sequence[Cell], options: ExecutorOptions, stop: StopRequest, watcher: StudyWatcher
+) -> Iterator[Outcome]:
+    """Several cells at once in threads of this process; see `many`.
+
+    On a GPU the runs share one context and one copy of the data, and there are only as many at a
+    time as its memory holds. A run that raises costs no other; a crash of the process ends all, and
+    `study run` resumes them.
+    """
+    wanted = RunOptions(options.device, "auto", deterministic=options.deterministic)
+    jobs = {
+        cell.root: Job(cell.config, cell.root, replace(wanted, arm=cell.arm))
+        for cell in cells
+        if not is_taken(cell)
+    }
+    by_root = {cell.root: cell for cell in cells}
+    yield from (Outcome(cell, "taken") for cell in cells if cell.root not in jobs)
+
+    def told(job: Job) -> Watcher:
+        watcher.started(by_root[job.root])
+        return Watcher()
+
+    for ended in run_many(list(jobs.values()), at_once=options.jobs, watcher_for=told, stop=stop):
+        cell = by_root[ended.job.root]
+        if ended.summary is not None:
+            diverged = ended.summary["status"] == "diverged"
+            yield _ended(cell, "diverged" if diverged else "done", options)
+        elif isinstance(ended.error, LockedError) or RunDir(cell.root).finished:
+            yield Outcome(cell, "taken")
+        else:
+            assert ended.error is not None
+            yield _raised(cell, ended.error, options, stop)
+
+
+def _ended(cell: Cell, ending: Ending, options: ExecutorOptions) -> Outcome:
+    if ending != "taken":
+        log_path(options.logs, cell).unlink(missing_ok=True)
+    return Outcome(cell, ending)
+
+
+def _raised(
+    cell: Cell, error: BaseException, options: ExecutorOptions, stop: StopRequest
+) -> Outcome:
+    if isinstance(error, StopRequestedError):
+        stop.exit_code = error.exit_code
+        return Outcome(cell, "stopped")
+    said = f"{type(error).__name__}: {'; '.join(str(error).splitlines())}"
+    return Outcome(cell, "failed", keep_log(log_path(options.logs, cell), said))

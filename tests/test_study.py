@@ -452,10 +452,12 @@ def test_a_study_runs_both_stages_and_then_has_nothing_left_to_do(write: Write) 
     assert everything(file.parent) == before
 
 
-def test_a_run_that_fails_costs_only_itself(write: Write) -> None:
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_run_that_fails_costs_only_itself(write: Write, executor: str) -> None:
     broken = {"dataset.name": "folder", "dataset.root": "nowhere"}
     file = write(**PLAIN, arms={"broken": broken, "whole": {}}, seeds=2)
-    finished = run(file)
+    options = StudyOptions(executor=executor, device="cpu")
+    finished = run_study(load(file), file.parent / "runs", options)
     assert finished.survey.count("done", "diverged") == 2
     assert set(finished.failures) == {"broken seed 0", "broken seed 1"}
     assert finished.survey.count("failed") == 2
@@ -512,11 +514,26 @@ def test_an_extended_grid_keeps_what_was_trained_at_the_old_choice(write: Write)
     assert len(find_runs(file.parent / "runs")) == 6 + 2 + 2
 
 
+def test_runs_in_threads_are_the_runs_that_they_would_be_alone(write: Write) -> None:
+    file = write(**PLAIN, seeds=2)
+    curves = {}
+    for executor in ("inline", "threads"):
+        folder = file.parent / executor
+        options = StudyOptions(executor=executor, device="cpu", jobs=2)
+        assert run_study(load(file), folder, options).failures == {}
+        curves[executor] = [
+            [line["train/loss"] for line in RunDir(root).read_metrics()]
+            for root in find_runs(folder)
+        ]
+    assert len(curves["inline"]) == 4
+    assert curves["inline"] == curves["threads"]
+
+
 def test_an_unknown_executor_is_named(write: Write) -> None:
     file = write(**PLAIN)
     with pytest.raises(ConfigError, match="unknown executor 'processs'; did you mean"):
         run_study(load(file), file.parent / "runs", StudyOptions(executor="processs"))
-    assert set(EXECUTORS) >= {"processes", "inline"}
+    assert set(EXECUTORS) == {"processes", "inline", "threads"}
 
 
 # ------------------------------------------------------------------------------ real processes
