@@ -508,6 +508,135 @@ def show(
         print_sections([show_section(record)], stdout_console())
 
 
+claims_app = typer.Typer(
+    help="What is said of batch normalization, with verdicts.", invoke_without_command=True
+)
+app.add_typer(claims_app, name="claims")
+
+ClaimNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="Claims.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 4 unless every claim shown is SUPPORTED.")
+]
+ClaimsOut = Annotated[
+    Path | None, typer.Option(help="Write claims.html, .md and .json into this folder.")
+]
+
+
+@claims_app.callback()
+def claims(
+    context: typer.Context,
+    runs_dir: RunsDir = Path("runs"),
+    strict: Strict = False,
+    out: ClaimsOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every claim with its verdict, from the runs at hand alone."""
+    if context.invoked_subcommand is None:
+        _show_claims(None, runs_dir, strict, out, as_json)
+
+
+@claims_app.command("run")
+def claims_run(
+    names: ClaimNames,
+    preset: Annotated[
+        Literal["smoke", "quick", "full"],
+        typer.Option(help="smoke gives no verdict; quick suits two CPU cores; full a GPU."),
+    ] = "quick",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="dataset.name and dataset.root only."
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs that are missing; train nothing.")
+    ] = False,
+    jobs: Annotated[
+        str, typer.Option(help="Runs at once: a number, or auto for what suits the machine.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    executor: Annotated[
+        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+    ] = "processes",
+    strict: Strict = False,
+    out: ClaimsOut = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing for some claims, then judge; runs are shared among claims."""
+    from bnlab import study
+    from bnlab.claims import SHARED, find_claim, refuse_bending, stored_study, study_file
+    from bnlab.console import watching_study
+
+    refuse_bending(sets or ())
+    chosen = [find_claim(name).name for name in dict.fromkeys(names)]
+    options = study.StudyOptions(_jobs(jobs), device, executor=executor)
+    ended, planned = [], {}
+    for name in chosen:
+        plan = study.load_shared_study(
+            study_file(name),
+            sets or (),
+            runs_dir=runs_dir,
+            name=SHARED,
+            preset=preset,
+            stored=stored_study(runs_dir, name, preset),
+        )
+        if dry_run:
+            survey = study.survey_study(plan, runs_dir)
+            estimate = study.estimate_left(survey, runs_dir)
+            planned[name] = study.study_as_data(survey, estimate)
+            parts = (name, study.render_plan(survey), study.render_estimate(survey, estimate))
+            if not as_json:
+                _print_parts(*parts)
+            continue
+        with watching_study() as (watcher, say):
+            say(f"{name}, preset {preset}")
+            ended.append((name, study.run_study(plan, runs_dir, options, watcher, say)))
+    if dry_run:
+        if as_json:
+            _print_json(planned)
+        return
+    for name, finished in ended:
+        command = ["bnlab", "claims", "run", name, "--preset", preset]
+        study.raise_failures(finished, [*command, "--runs-dir", str(runs_dir)])
+    _show_claims(chosen, runs_dir, strict, out, as_json)
+
+
+@claims_app.command("explain")
+def claims_explain(
+    name: Annotated[str, typer.Argument(help="A claim.")],
+) -> None:
+    """Say what a claim means, how it is tested and by which rule it is judged."""
+    from bnlab.claims import explain, find_claim
+
+    typer.echo(explain(find_claim(name)))
+
+
+def _show_claims(
+    names: list[str] | None, runs_dir: Path, strict: bool, out: Path | None, as_json: bool
+) -> None:
+    """All claims are judged together, whichever are shown."""
+    from bnlab.claims import as_data, find_findings
+
+    found, remarks = find_findings(runs_dir)
+    shown = [one for one in found if names is None or one.claim.name in names]
+    for remark in remarks:
+        typer.echo(f"{remark.where}: {remark.what}", err=True)
+    if as_json:
+        _print_json(as_data(shown))
+    else:
+        from bnlab.report.claims import terminal_sections
+        from bnlab.report.terminal import print_sections, stdout_console
+
+        print_sections(terminal_sections(shown), stdout_console())
+    if out is not None:
+        from bnlab.report.claims import write_claims
+
+        typer.echo(f"report: {write_claims(shown, out)}", err=True)
+    if strict and any(one.verdict.label != "SUPPORTED" for one in shown):
+        raise typer.Exit(4)
+
+
 @app.command()
 def bench(
     config: Files = None,

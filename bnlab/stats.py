@@ -494,7 +494,16 @@ def paired_power(n: int, effect: float, sd_diff: float, alpha: float = 0.05) -> 
     df = _count(n, "n", 2) - 1
     shift = abs(effect) * math.sqrt(n) / _positive(sd_diff, "sd_diff")
     critical = -float(stdtrit(df, _fraction(alpha, "alpha") / 2))
-    return float(1 - nctdtr(df, shift, critical) + nctdtr(df, shift, -critical))
+    return 1 - _below(df, shift, critical) + _below(df, shift, -critical)
+
+
+def _below(df: float, shift: float, value: float) -> float:
+    """Chance that a noncentral t lies below a value.
+
+    scipy gives NaN for some chances under 1e-7, which are none in a power.
+    """
+    chance = float(nctdtr(df, shift, value))
+    return 0.0 if math.isnan(chance) else chance
 
 
 def required_n(effect: float, sd_diff: float, alpha: float = 0.05, power: float = 0.8) -> int:

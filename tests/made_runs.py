@@ -36,9 +36,11 @@ BASE: dict[str, Any] = {
 LAYERS = ("conv1", "conv2", "conv3", "fc1", "fc2")
 
 
-def make_config(sets: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def make_config(
+    sets: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A resolved configuration; `model.norm.name` of none drops what then means nothing."""
-    config = copy.deepcopy(BASE)
+    config = copy.deepcopy(dict(base or BASE))
     for key, value in (sets or {}).items():
         *sections, last = key.split(".")
         section = config
@@ -60,6 +62,7 @@ def make_run(
     status: str = "done",
     run: Mapping[str, Any] | None = None,
     probes: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> RunDir:
     """One run that ends at a test accuracy.
 
@@ -72,8 +75,9 @@ def make_run(
         status: `done`, `diverged`, or another that leaves the run unfinished.
         run: Laid over run.json.
         probes: Further quantities, each in every layer.
+        config: A whole resolved configuration to lay `sets` over.
     """
-    config = make_config({**(sets or {}), "seed": seed})
+    config = make_config({**(sets or {}), "seed": seed}, config)
     norm = config["model"]["norm"]
     label = arm or ("none" if norm["name"] == "none" else f"{norm['name']}-{norm['placement']}")
     digest = resolved_hash(config)

@@ -953,3 +953,8 @@ def test_censored_comparisons_at_length() -> None:
     studies = 20_000
     for rate in censored_studies(studies, seed=21):
         assert rate <= at_most(0.05, studies)
+
+
+@pytest.mark.parametrize("effect", [5.0, 7.5, 8.2, 9.0, 20.0])
+def test_a_huge_effect_is_found_for_certain(effect: float) -> None:
+    assert paired_power(10, effect, 1.0, 0.005) == pytest.approx(1.0)

@@ -11,14 +11,20 @@ from markupsafe import Markup, escape
 from bnlab import __version__
 from bnlab.report.blocks import Block, Bullets, Plot, Section, Table, Text
 
+BESIDE = "report.md, report.json (every number), runs.csv, curves.csv and the figures as SVG"
+"""What else is in the folder of a comparison's page."""
 
-def render_html(title: str, sections: Sequence[Section], drawings: Mapping[str, str]) -> str:
+
+def render_html(
+    title: str, sections: Sequence[Section], drawings: Mapping[str, str], beside: str = BESIDE
+) -> str:
     """One self-contained page.
 
     Args:
         title: Its heading.
         sections: Its parts.
         drawings: SVG elements by the name of their plot.
+        beside: What else is in the page's folder, in words.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -27,7 +33,12 @@ def render_html(title: str, sections: Sequence[Section], drawings: Mapping[str, 
     template = environment.get_template("report.html.j2")
     return (
         template.render(
-            title=title, sections=sections, drawings=drawings, groups=_groups, version=__version__
+            title=title,
+            sections=sections,
+            drawings=drawings,
+            beside=beside,
+            groups=_groups,
+            version=__version__,
         )
         + "\n"
     )

@@ -8,7 +8,7 @@ and contrast at least 3:1 with white and with near-black. Figures are small, and
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,6 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from bnlab.compare import Comparison, Curve, View, make_metric
 from bnlab.report.numbers import column, difference, score
+
+if TYPE_CHECKING:
+    from bnlab.claims import Claim, Contrast, Evidence
+    from bnlab.stats import Interval
 
 INK = "#0b0b0b"
 """Stands for the page's text color until `svg` replaces it."""
@@ -317,5 +321,50 @@ def probe(comparison: Comparison, quantity: str) -> Figure:
     axes.set_xticks(range(len(layers)), layers, rotation=30 if len(layers) > 6 else 0)
     axes.grid(visible=False, axis="x")
     axes.set_title(quantity.replace("_", " "))
+    _legend(figure, axes)
+    return figure
+
+
+def claim_effect(claim: "Claim", contrast: "Contrast", limits: "Interval") -> Figure:
+    """A claim's effect on every seed, its mean and limits, against 0 and the smallest of interest.
+
+    Args:
+        claim: Whose effect.
+        contrast: Its seeds.
+        limits: Mean and limits to draw, corrected where there is a verdict.
+    """
+    scale, color = claim.scale, COLORS[1]
+    figure, axes = _axes(0.9, left=0.06)
+    values = contrast.differences * scale
+    rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.axvline(claim.smallest_effect * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
+    axes.plot(
+        values, rows, linestyle="", marker="o", markersize=4.5, color=color, alpha=0.75,
+        markeredgewidth=0,
+    )  # fmt: skip
+    ends = [limits.low * scale, limits.high * scale]
+    axes.plot(ends, [-0.2, -0.2], color=INK, linewidth=2)
+    axes.plot([limits.estimate * scale], [-0.2], color=INK, marker="D", markersize=6)
+    axes.set_ylim(-0.45, 0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"effect, {claim.unit} (right of 0 favors the claim)")
+    return figure
+
+
+def claim_sweep(evidence: "Evidence") -> Figure:
+    """Mean validation accuracy of every arm over the learning rates tried."""
+    figure, axes = _axes(1.9, legend=list(evidence.sweep))
+    for place, (arm, scores) in enumerate(evidence.sweep.items()):
+        turn = place // len(COLORS)
+        axes.plot(
+            evidence.lrs, 100 * scores.mean(axis=0), label=arm, markersize=4.5,
+            color=COLORS[place % len(COLORS)], marker=MARKERS[(place + turn) % len(MARKERS)],
+            linestyle=DASHES[(place + 2 * turn) % len(DASHES)],
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("validation accuracy, %")
     _legend(figure, axes)
     return figure

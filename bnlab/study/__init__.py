@@ -8,7 +8,7 @@ worked out from them again each time.
 """
 
 from bnlab.study.estimate import Estimate, estimate_left
-from bnlab.study.plan import Study, StudyFile, load_study, stored_path
+from bnlab.study.plan import Study, load_shared_study, load_study, stored_path
 from bnlab.study.render import (
     render_choices,
     render_estimate,
@@ -20,6 +20,7 @@ from bnlab.study.render import (
 )
 from bnlab.study.run import Finished, StudyFailedError, StudyOptions, raise_failures, run_study
 from bnlab.study.survey import Choice, Row, Survey, survey_study
+from bnlab.studyfile import StudyFile
 
 __all__ = [
     "Choice",
@@ -32,6 +33,7 @@ __all__ = [
     "StudyOptions",
     "Survey",
     "estimate_left",
+    "load_shared_study",
     "load_study",
     "raise_failures",
     "render_choices",

@@ -1,137 +1,42 @@
-"""From a study file to the configuration of every run that the study may need."""
+"""Where the runs of a study lie."""
 
-import itertools
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
-from pydantic import BeforeValidator, Field
-
-from bnlab.config import (
-    Config,
-    KeyPath,
-    Layer,
-    Section,
-    build_config,
-    build_section,
-    flatten,
-    mark_of,
-    merge_layers,
-    parse_override,
-    read_file,
-    sublayer,
-)
-from bnlab.errors import ConfigError, did_you_mean
+from bnlab.config import arm_label
+from bnlab.errors import BnlabError
 from bnlab.executors import Cell
 from bnlab.experiment import VOCABULARY, run_path
-
-FIRST_TUNE_SEED = 1000
-"""A count of tuning seeds starts here, so that no later count of final seeds runs into it."""
-
-Stage = Literal["tune", "final"]
-
-Point: TypeAlias = tuple[tuple[str, Any], ...]
-"""A value for each tuned key: `(("optim.lr", 0.1),)`; empty in a study without `tune`."""
-
-
-def _count_from(first: int) -> BeforeValidator:
-    """A count n stands for n seeds from `first` on."""
-
-    def spell_out(value: Any) -> Any:
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value <= 1000
-        return tuple(range(first, first + value)) if is_count else value
-
-    return BeforeValidator(spell_out)
-
-
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Budget(Section):
-    """The most that `study run` begins without `--force`."""
-
-    runs: int | None = Field(None, ge=1)
-    """Runs of both stages together."""
-    hours: float | None = Field(None, gt=0)
-    """Time for what is left, one run after the other, as `study plan` estimates it; an estimate
-    needs finished runs, so a first run of a study is held to `runs` only."""
-
-
-class StudyFile(Section):
-    """A study as it is written down."""
-
-    name: Name
-    """Folder under runs/; by default the file's name."""
-    base: Any = ()
-    """A configuration: a path relative to the study's file, a mapping, or a list of such, later
-    ones laid over earlier ones."""
-    set: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the base, for all arms."""
-    overrides: tuple[str, ...] = ()
-    """`--set` assignments that the study was run with; laid over `set`."""
-    arms: dict[Name, dict[str, Any] | None] = Field(min_length=1)
-    """What the study compares: by name, what each lays over the rest."""
-    tune: dict[str, Any] = Field(default_factory=dict)
-    """By key, the values that every arm is tried at; with several keys, all combinations. While
-    tuning, `dataset.val_size` images are held out and the test set is not read. The final runs
-    train on these images too (`train_size`, where given, grows by them) and read the test set after
-    the last epoch only, unless `set` gives `train.test_every`."""
-    tune_seeds: Annotated[tuple[Seed, ...], _count_from(FIRST_TUNE_SEED)] = ()
-    """Seeds of the tuning runs: a list, or a count n for 1000 to 999 + n."""
-    seeds: Annotated[tuple[Seed, ...], _count_from(0)] = Field(min_length=1)
-    """Seeds of the final runs: a list, or a count n for 0 to n - 1."""
-    select: Literal["val/accuracy", "val/loss"] = "val/accuracy"
-    """What the best value is best at, in the mean over the tuning seeds. A diverged run scores as
-    guessing does. Ties go to the smaller value."""
-    report: Literal["test/accuracy", "test/loss"] = "test/accuracy"
-    """What the closing table shows of the final runs."""
-    same: dict[str, Any] = Field(default_factory=dict)
-    """A value for each tuned key: every arm is trained there too in the final stage."""
-    same_as: str | None = None
-    """An arm: all others are trained at its best values too in the final stage."""
-    budget: Budget = Budget()
+from bnlab.rundir import RunDir, find_runs
+from bnlab.studyfile import Plan, Point, Stage, load_plan, show_point
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study, checked, with the configuration of every run it may need.
+class Study(Plan):
+    """A study whose runs have their places.
 
     Attributes:
-        spec: The file.
-        points: The grid; one empty point without `tune`.
-        same: The point of `same`, if given.
-        configs: By stage, arm and point; their seed is 0.
-        text: The study as YAML that loads without its base's files.
+        stored: Where it is kept as it was run last, or None for `runs/<name>/study.yaml`.
+        shared: Whether several studies share the folder: a run is then named for its
+            configuration instead of this study's arm.
+        elsewhere: Finished runs by configuration hash and seed that count wherever they lie.
     """
 
-    spec: StudyFile
-    points: tuple[Point, ...]
-    same: Point | None
-    configs: Mapping[tuple[Stage, str, Point], Config]
-    text: str
-
-    @property
-    def tuned(self) -> bool:
-        """Whether the study has two stages."""
-        return self.points != ((),)
-
-    def seeds(self, stage: Stage) -> tuple[int, ...]:
-        """The seeds of one stage."""
-        return self.spec.tune_seeds if stage == "tune" else self.spec.seeds
+    stored: Path | None = None
+    shared: bool = False
+    elsewhere: Mapping[tuple[str, int], Path] = field(default_factory=dict)
 
     def cells(self, stage: Stage, arm: str, point: Point, runs_dir: Path) -> tuple[Cell, ...]:
         """One cell per seed."""
         config = self.configs[stage, arm, point]
+        named = arm_label(config) if self.shared else arm
         found = []
         for seed in self.seeds(stage):
             seeded = config.model_copy(update={"seed": seed})
             label = " ".join([arm, *(show_point(point),) * bool(point), f"seed {seed}"])
-            found.append(Cell(run_path(runs_dir, seeded, arm), arm, label, seeded))
+            root = self.elsewhere.get((config.hash, seed)) or run_path(runs_dir, seeded, named)
+            found.append(Cell(root, named, label, seeded))
         return tuple(found)
 
     def possible_roots(self, runs_dir: Path) -> frozenset[Path]:
@@ -139,16 +44,6 @@ class Study:
         return frozenset(
             cell.root for key in self.configs for cell in self.cells(*key, runs_dir=runs_dir)
         )
-
-
-def show_point(point: Point) -> str:
-    """`optim.lr=0.1 optim.momentum=0.9`."""
-    return " ".join(f"{key}={show_value(value)}" for key, value in point)
-
-
-def show_value(value: Any) -> str:
-    """A configuration value as it is written in YAML."""
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
 def load_study(
@@ -166,283 +61,48 @@ def load_study(
     Raises:
         ConfigError: With every fault found, one a line, each with its place.
     """
-    layer = read_file(file)
-    layer.tree.setdefault("name", file.stem)
-    layer.marks[()] = str(file)
-    if name is not None:
-        layer.tree["name"] = name
-        layer.marks["name",] = f"--name {name}"
-    spec = build_section(StudyFile, layer)
-    stored = stored_path(runs_dir, spec.name)
-    if overrides:
-        layer.tree["overrides"] = list(overrides)
-    elif "overrides" not in layer.tree and stored.exists():
-        layer.tree["overrides"] = list(read_file(stored).tree.get("overrides") or [])
-    return _Builder(file, layer, build_section(StudyFile, layer)).build()
+    plain = load_plan(file, overrides, vocabulary=VOCABULARY, name=name)
+    stored = stored_path(runs_dir, plain.spec.name)
+    plan = load_plan(file, overrides, vocabulary=VOCABULARY, name=name, stored=stored)
+    return Study(**vars(plan))
+
+
+def load_shared_study(
+    file: Path, overrides: Sequence[str], *, runs_dir: Path, name: str, preset: str, stored: Path
+) -> Study:
+    """A study of which every run counts that is finished anywhere below `runs_dir`.
+
+    Args:
+        file: The study file.
+        overrides: As for `load_study`.
+        runs_dir: Folder of all runs.
+        name: The folder below it that such studies share.
+        preset: One of the file's presets.
+        stored: Where the study is kept as it was run.
+
+    Raises:
+        ConfigError: As `load_study`.
+    """
+    plan = load_plan(
+        file, overrides, vocabulary=VOCABULARY, name=name, preset=preset, stored=stored
+    )
+    return Study(**vars(plan), stored=stored, shared=True, elsewhere=finished_runs(runs_dir))
+
+
+def finished_runs(runs_dir: Path) -> dict[tuple[str, int], Path]:
+    """Finished runs by configuration hash and seed; of several alike, the first by path."""
+    found: dict[tuple[str, int], Path] = {}
+    for root in find_runs(runs_dir):
+        if not RunDir(root).finished:
+            continue
+        try:
+            summary = RunDir(root).read_summary()
+            found.setdefault((summary["config_hash"], summary["seed"]), root)
+        except (BnlabError, KeyError):
+            continue  # foreign or damaged: nothing to count
+    return found
 
 
 def stored_path(runs_dir: Path, name: str) -> Path:
-    """Where the study is kept as it was run last."""
+    """Where a study is kept as it was run last."""
     return runs_dir / name / "study.yaml"
-
-
-class _Builder:
-    """Turns a study file into configurations, collecting faults on the way."""
-
-    def __init__(self, file: Path, layer: Layer, spec: StudyFile) -> None:
-        self.file, self.layer, self.spec = file, layer, spec
-        self.faults: dict[str, None] = {}
-
-    def build(self) -> Study:
-        arms, base = self._layers()
-        tune = self._sublayer("tune")
-        grid = flatten(tune.tree)
-        self._check_seeds()
-        self._check_grid(grid, tune.marks)
-        self._check_same(grid, arms)
-        self._check_keys(arms, grid)
-        self._stop_on_faults()
-
-        points = tuple(
-            tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-        )
-        same = flatten(self._sublayer("same").tree)
-        same_point: Point | None = tuple((key, same[key]) for key in grid) if same else None
-        marks = {**self._sublayer("same").marks, **tune.marks}
-        wanted = list(points)
-        if same_point is not None and same_point not in points:
-            wanted.append(same_point)
-        configs: dict[tuple[Stage, str, Point], Config] = {}
-        common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
-        for arm, arm_layer in arms.items():
-            for point in wanted:
-                values = [_assign(key, value, marks) for key, value in point]
-                self._build_stages(configs, arm, point, [*common, arm_layer, *values])
-        self._stop_on_faults()
-        self._check_distinct(configs, points)
-        self._stop_on_faults()
-        text = self._text(merge_layers(self._base()))
-        return Study(self.spec, points, same_point, configs, text)
-
-    # ---------------------------------------------------------------------------------- layers
-
-    def _layers(self) -> tuple[dict[str, Layer], list[Layer]]:
-        arms = {arm: self._sublayer("arms", arm) for arm in self.spec.arms}
-        try:
-            base = self._base()
-        except ConfigError as error:
-            self._fault_lines(str(error))
-            base = []
-        return arms, [*base, self._sublayer("set"), *self._assigned()]
-
-    def _assigned(self) -> list[Layer]:
-        found = []
-        for text in self.spec.overrides:
-            try:
-                found.append(parse_override(text))
-            except ConfigError as error:
-                self._fault_lines(str(error))
-        return found
-
-    def _sublayer(self, *path: str) -> Layer:
-        try:
-            return sublayer(self.layer, *path) if path[0] in self.layer.tree else Layer({}, {})
-        except ConfigError as error:
-            self._fault_lines(str(error))
-            return Layer({}, {})
-
-    def _base(self) -> list[Layer]:
-        """The layers of the base; files are found from the study's own folder."""
-        base = self.layer.tree.get("base", [])
-        parts = base if isinstance(base, list) else [base]
-        found = []
-        for index, part in enumerate(parts):
-            where: KeyPath = ("base", index) if isinstance(base, list) else ("base",)
-            if isinstance(part, dict):
-                found.append(sublayer(self.layer, *where))
-            elif isinstance(part, str):
-                found.append(self._base_file(part))
-            else:
-                place = mark_of(("base",), self.layer.marks)
-                raise ConfigError(
-                    f"{place}: base: expected the path of a configuration or a mapping, got {part}"
-                )
-        return found
-
-    def _base_file(self, name: str) -> Layer:
-        try:
-            return read_file(self.file.parent / name)
-        except ConfigError as error:
-            place = mark_of(("base",), self.layer.marks)
-            raise ConfigError(f"{place}: base: {error}") from None
-
-    def _build_stages(
-        self,
-        configs: dict[tuple[Stage, str, Point], Config],
-        arm: str,
-        point: Point,
-        layers: list[Layer],
-    ) -> None:
-        try:
-            plain = build_config(layers, VOCABULARY)
-        except ConfigError as error:
-            self._fault_lines(str(error))
-            return
-        if not self.spec.tune:
-            configs["final", arm, point] = plain
-            return
-        dataset = plain.dataset
-        if not dataset.val_size:
-            self._fault(
-                ("tune",),
-                "tuning needs a validation split, but dataset.val_size is 0; set it, as in "
-                "`set: {dataset.val_size: 5000}`",
-            )
-        everything: dict[str, Any] = {"val_size": 0}
-        if dataset.train_size is not None:
-            everything["train_size"] = dataset.train_size + dataset.val_size
-        final: dict[str, Any] = {"dataset": everything}
-        if not self._sets("train.test_every"):
-            final["train"] = {"test_every": 0}
-        tune = Layer({"train": {"test_every": None}}, {})
-        configs["tune", arm, point] = build_config([*layers, tune], VOCABULARY)
-        configs["final", arm, point] = build_config([*layers, Layer(final, {})], VOCABULARY)
-
-    def _sets(self, key: str) -> bool:
-        given = [self._sublayer("set"), *self._assigned()]
-        return any(key in _keys(layer) for layer in given)
-
-    # ---------------------------------------------------------------------------------- faults
-
-    def _fault(self, path: KeyPath, message: str) -> None:
-        place = mark_of(path, self.layer.marks)
-        self.faults[f"{place}: {'.'.join(map(str, path))}: {message}"] = None
-
-    def _fault_lines(self, text: str) -> None:
-        self.faults.update(dict.fromkeys(text.splitlines()))
-
-    def _stop_on_faults(self) -> None:
-        if self.faults:
-            raise ConfigError("\n".join(self.faults))
-
-    def _check_seeds(self) -> None:
-        spec = self.spec
-        for key, seeds in (("seeds", spec.seeds), ("tune_seeds", spec.tune_seeds)):
-            twice = [str(seed) for seed, count in Counter(seeds).items() if count > 1]
-            if twice:
-                self._fault((key,), f"{', '.join(twice)} given twice; keep one")
-        both = sorted(set(spec.seeds) & set(spec.tune_seeds))
-        if both:
-            self._fault(
-                ("tune_seeds",),
-                f"{', '.join(map(str, both))} also in `seeds`; a value that was chosen for its "
-                "luck with a seed must be confirmed with others",
-            )
-        if spec.tune and not spec.tune_seeds:
-            self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
-        for key in ("tune_seeds", "same", "same_as"):
-            if getattr(spec, key) and not spec.tune:
-                self._fault((key,), "means nothing without `tune`")
-
-    def _check_grid(self, grid: Mapping[str, Any], marks: Mapping[KeyPath, str]) -> None:
-        for key, values in grid.items():
-            place = mark_of(tuple(key.split(".")), marks)
-            if not isinstance(values, list) or not values:
-                shown = json.dumps(values)
-                self.faults[f"{place}: tune.{key}: expected a list of values, got {shown}"] = None
-            elif len({repr(_number(value)) for value in values}) < len(values):
-                self.faults[f"{place}: tune.{key}: a value is given twice"] = None
-
-    def _check_same(self, grid: Mapping[str, Any], arms: Iterable[str]) -> None:
-        same = flatten(self._sublayer("same").tree)
-        if same and same.keys() != grid.keys():
-            self._fault(("same",), f"expected one value for each of {', '.join(grid)}")
-        elif any(
-            isinstance(value, list) and not _holds_lists(grid[key]) for key, value in same.items()
-        ):
-            self._fault(("same",), "expected one value for each key, not a list")
-        other = self.spec.same_as
-        if other is not None and other not in arms:
-            self._fault(("same_as",), f"unknown arm {other!r}{did_you_mean(other, arms)}")
-
-    def _check_keys(self, arms: Mapping[str, Layer], grid: Mapping[str, Any]) -> None:
-        """Keys that two parts of the file claim: no single configuration would show it."""
-        own = ["name", "seed"]
-        of_stages = ["dataset.val_size", "train.test_every"] if grid else []
-        layers: list[tuple[KeyPath, Layer]] = [(("tune",), self._sublayer("tune"))]
-        layers += [(("arms", arm), layer) for arm, layer in arms.items()]
-        layers.append((("set",), self._sublayer("set")))
-        layers += [(("--set",), layer) for layer in self._assigned()]
-        for path, layer in layers:
-            for key in _keys(layer):
-                place = f"{mark_of(tuple(key.split('.')), layer.marks)}: {'.'.join(map(str, path))}"
-                if key in own or (key in of_stages and path[0] in {"arms", "tune"}):
-                    self.faults[f"{place}: {key}: the study sets this key itself"] = None
-                elif path[0] != "tune" and _overlaps(key, grid):
-                    self.faults[f"{place}: {key}: is tuned, so nothing else may fix it"] = None
-                if path[0] == "--set":
-                    for arm, fixed in arms.items():
-                        if _overlaps(key, _keys(fixed)):
-                            said = f"has no effect, since arm {arm!r} fixes it"
-                            self.faults[f"{place}: {key}: {said}"] = None
-
-    def _check_distinct(
-        self, configs: Mapping[tuple[Stage, str, Point], Config], points: Sequence[Point]
-    ) -> None:
-        seen: dict[str, tuple[str, Point]] = {}
-        for (stage, arm, point), config in configs.items():
-            if stage != "final" or point not in points:
-                continue
-            other_arm, other = seen.setdefault(config.hash, (arm, point))
-            if (other_arm, other) == (arm, point):
-                continue
-            if other_arm == arm:
-                self._fault(
-                    ("arms", arm),
-                    f"{show_point(other)} and {show_point(point)} are one configuration; what is "
-                    "tuned means nothing in this arm",
-                )
-            else:
-                self._fault(("arms", arm), f"is the same configuration as arm {other_arm!r}")
-
-    def _text(self, base: Layer) -> str:
-        """The study with its base spelled out."""
-        spec = self.spec
-        told = {
-            key: self.layer.tree[key] for key in StudyFile.model_fields if key in self.layer.tree
-        }
-        whole = {**told, "base": base.tree, "overrides": list(spec.overrides)}
-        whole["seeds"] = list(spec.seeds)
-        if spec.tune:
-            whole["tune_seeds"] = list(spec.tune_seeds)
-        order = [key for key in StudyFile.model_fields if whole.get(key) not in (None, [], {})]
-        return yaml.safe_dump(
-            {key: whole[key] for key in order}, sort_keys=False, default_flow_style=None
-        )
-
-
-def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:
-    """The layer of one tuned value."""
-    path: KeyPath = tuple(key.split("."))
-    place = mark_of(path, marks)
-    for part in reversed(path):
-        value = {part: value}
-    return Layer(value, {path[:end]: place for end in range(1, len(path) + 1)})
-
-
-def _keys(layer: Layer) -> list[str]:
-    """The dotted keys that a layer gives, shorthand written out."""
-    return list(flatten(merge_layers([layer]).tree))
-
-
-def _overlaps(key: str, others: Iterable[str]) -> bool:
-    """Whether a key is, holds or lies in one of the others, as `model.norm` holds its `name`."""
-    return any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in others)
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _holds_lists(values: Any) -> bool:
-    return isinstance(values, list) and any(isinstance(value, list) for value in values)

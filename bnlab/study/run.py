@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -11,11 +11,13 @@ import yaml
 from bnlab.config import differences, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
+from bnlab.experiment import VOCABULARY
 from bnlab.rundir import RunDir, write_text
 from bnlab.runtime import StopRequest, stop_on_signal
 from bnlab.study.estimate import budget_excess, estimate_left
-from bnlab.study.plan import Study, load_study, stored_path
+from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
+from bnlab.studyfile import load_plan
 
 WAIT_SECONDS = 1.0
 """How often to look whether other processes have finished the cells they train."""
@@ -165,7 +167,7 @@ def _earlier_threads(survey: Survey) -> int | None:
 
 def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
     """Keep the study beside its runs; say what has changed since it was run last."""
-    path = stored_path(runs_dir, study.spec.name)
+    path = study.stored or stored_path(runs_dir, study.spec.name)
     if path.exists():
         before = read_file(path).tree
         changes = [
@@ -188,6 +190,7 @@ def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
 
 
 def _no_longer_part(path: Path, study: Study, runs_dir: Path) -> list[Path]:
-    before = load_study(path, runs_dir=runs_dir).possible_roots(runs_dir)
+    plan = load_plan(path, vocabulary=VOCABULARY)
+    before = replace(study, **vars(plan)).possible_roots(runs_dir)
     now = study.possible_roots(runs_dir)
     return sorted(root for root in before - now if RunDir(root).finished)

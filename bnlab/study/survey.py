@@ -13,7 +13,8 @@ from typing import Any, Literal
 from bnlab.errors import BnlabError
 from bnlab.executors import Cell, last_line, log_path
 from bnlab.rundir import RunDir
-from bnlab.study.plan import Point, Stage, Study
+from bnlab.study.plan import Study
+from bnlab.studyfile import Point, Stage
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "diverged", "running", "cut off", "failed", "missing")
@@ -44,7 +45,7 @@ class Row:
 
     Attributes:
         point: None as long as tuning has not settled it.
-        why: In the final stage of a tuned study: `best`, `same` or `same as ARM`.
+        why: In the final stage of a tuned study: `best`, `best of ARM`, `same` or `same as ARM`.
         seeds: Seeds it is trained with.
         cells: One per seed; none while the point is not settled.
         states: How far each cell is.
@@ -132,11 +133,16 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
             add("final", arm, ())
         return Survey(study, folder, tuple(rows), {}, reasons)
 
-    for arm, point in itertools.product(arms, study.points):
+    tuned = study.tuned_arms
+    for arm, point in itertools.product(tuned, study.points):
         add("tune", arm, point)
-    choices = {arm: choice for arm in arms if (choice := _choose(study, arm, rows)) is not None}
+    choices = {arm: choice for arm in tuned if (choice := _choose(study, arm, rows)) is not None}
     best = {arm: choice.point for arm, choice in choices.items()}
     for arm in arms:
+        if arm in study.spec.follow:
+            leader = study.spec.follow[arm]
+            add("final", arm, best.get(leader), f"best of {leader}")
+            continue
         add("final", arm, best.get(arm), "best")
         # Stage 2 of an arm begins when its tuning is over, whichever point it is trained at.
         if study.same is not None:

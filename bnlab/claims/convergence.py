@@ -1,0 +1,126 @@
+"""Does batch normalization make training converge faster?"""
+
+import math
+
+import numpy as np
+
+from bnlab.claims.base import (
+    CLAIMS,
+    NAMING,
+    Array,
+    Claim,
+    Contrast,
+    Evidence,
+    best_lrs,
+    detail,
+    divergences,
+    edge_guard,
+    judge_effect,
+    make_contrast,
+)
+
+SHORTER = ("b1", "b2", "b3", "b4", "b5", "b6")
+"""Arms with shorter budgets, rising; the whole budget is the arm without a suffix."""
+
+BELOW = 0.01
+"""The target lies 1 pp below the worse arm at the whole budget."""
+
+MISSING_SHARE = 0.2
+"""Largest share of seeds whose time lies outside the budgets."""
+
+
+def times(budgets: Array, scores: Array, target: float) -> Array:
+    """Shortest budget whose own schedule reaches the target, per seed, in log2 of epochs.
+
+    Between two budgets accuracy is a straight line over log2(epochs).
+
+    Args:
+        budgets: Epochs, rising: (budgets,).
+        scores: (seeds, budgets).
+        target: Accuracy.
+
+    Returns:
+        (seeds,); minus infinity where the shortest budget reaches it already, infinity where none
+        does.
+    """
+    return np.array([_time(np.log2(budgets), row, target) for row in scores])
+
+
+def _time(octaves: Array, row: Array, target: float) -> float:
+    hits = np.flatnonzero(row >= target)
+    if len(hits) == 0:
+        return math.inf
+    hit = int(hits[0])
+    if hit == 0:
+        return -math.inf
+    share = (target - row[hit - 1]) / (row[hit] - row[hit - 1])
+    return float(octaves[hit - 1] + share * (octaves[hit] - octaves[hit - 1]))
+
+
+def measure(evidence: Evidence) -> Contrast:
+    """Octaves of epochs that BN saves on the way to one target."""
+    arms = {norm: (*(f"{norm}_{b}" for b in SHORTER), norm) for norm in ("none", "batch")}
+    budgets = np.array([evidence.epochs[arm] for arm in arms["none"]], dtype=np.float64)
+    scores = {
+        norm: np.column_stack([evidence.best[arm] for arm in names]) for norm, names in arms.items()
+    }
+    target = min(float(np.median(s[:NAMING, -1])) for s in scores.values()) - BELOW
+    raw = {norm: times(budgets, s[NAMING:], target) for norm, s in scores.items()}
+    outside = [
+        f"{norm} ({int(count)} of {len(found)} {where})"
+        for norm, found in raw.items()
+        for where, count in (
+            ("never", np.sum(np.isposinf(found))),
+            ("at the shortest", np.sum(np.isneginf(found))),
+        )
+        # BN at the target within the shortest budget makes its effect "at least", no more.
+        if count > MISSING_SHARE * len(found) and (norm, where) != ("batch", "at the shortest")
+    ]
+    low, high = np.log2(budgets[0]), np.log2(budgets[-1])
+    none, batch = (np.clip(raw[norm], low, high) for norm in ("none", "batch"))
+    saved = np.asarray(none - batch)
+    details = []
+    if {"none", "batch"} <= evidence.seconds.keys():
+        price = math.log2(evidence.seconds["batch"] / evidence.seconds["none"])
+        details.append(detail("in seconds instead of epochs", saved - price, "octaves"))
+    early = int(np.sum(np.isneginf(raw["batch"])))
+    return make_contrast(
+        saved,
+        details,
+        [
+            f"target: {100 * target:.2f} % test accuracy",
+            best_lrs(evidence),
+            *divergences(evidence),
+            *([f"on {early} seeds BN is there within the shortest budget: at least"] * (early > 0)),
+        ],
+        edge_guard(evidence, ("none", "batch"))
+        or (f"the target is reached outside the budgets: {', '.join(outside)}" if outside else ""),
+    )
+
+
+CLAIMS.register("convergence")(
+    Claim(
+        name="convergence",
+        statement="Batch normalization makes training converge faster.",
+        sources=(
+            "documents 000 to 004, all of them",
+            "Ioffe and Szegedy 2015, arXiv:1502.03167",
+        ),
+        definition="How many octaves (factors of two) fewer epochs BN needs to reach one test "
+        "accuracy, 1 percentage point below the worse arm at the whole budget. A time is the "
+        "shortest budget that gets there by a schedule of its own, which has decayed to the end: "
+        "the curve of a longer schedule would say when its learning rate falls. Times are those "
+        "that a single seed shows.",
+        formula="log2(epochs without BN / epochs with BN), mean over seeds",
+        protocol="Seven budgets with and without BN. The learning rate is tuned for each arm at "
+        "the whole budget, on validation images; shorter budgets are trained at the same rate. "
+        "Fresh seeds train on all images and read the test set once, after training; three of them "
+        "name the target, the others measure.",
+        smallest_effect=math.log2(1.25),
+        reason="A quarter more epochs: less is saved or lost by the choice of a schedule.",
+        unit="octaves",
+        arms=tuple(a for n in ("none", "batch") for a in (*(f"{n}_{b}" for b in SHORTER), n)),
+        measure=measure,
+        judge=judge_effect,
+    )
+)

@@ -1,0 +1,289 @@
+"""From run directories to a claim's evidence, without torch.
+
+A run belongs to a cell of the claim's study if every key of its resolved configuration has the
+value that the cell's full configuration gives it; keys that mean nothing for a run's plug-ins are
+absent from it. Which study the run was trained for does not matter.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnlab.claims.base import Array, Evidence
+from bnlab.compare import Run, make_metric, score_of
+from bnlab.compare.runs import NOT_IN_ARMS
+from bnlab.config import Config, flatten, parse_override
+from bnlab.errors import ConfigError
+from bnlab.studyfile import Plan, Point, Stage, load_plan
+
+PRESETS = ("full", "quick", "smoke")
+"""From the strongest evidence to none."""
+
+SHARED = "claims"
+"""Folder below runs/ in which all claims share their runs."""
+
+LR = "optim.lr"
+
+SCORED: Mapping[Stage, str] = {"tune": "val/accuracy", "final": "test/accuracy"}
+
+MAY_BE_ABSENT = ("model.norm.", "model.init.", "dataset.", "optim.")
+"""Sections whose plug-ins leave out what means nothing for them."""
+
+
+def study_file(name: str) -> Path:
+    """The study of a claim: `configs/claims/NAME.yaml` of the checkout that bnlab runs from.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    path = Path(__file__).parents[2] / "configs" / "claims" / f"{name}.yaml"
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; claims need a checkout of bnlab with its configs/")
+    return path
+
+
+def stored_study(runs_dir: Path, name: str, preset: str) -> Path:
+    """Where a claim's study is kept as it was run."""
+    return runs_dir / SHARED / f"{name}-{preset}.yaml"
+
+
+def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
+    """The study of a claim under one preset, with the images that it was run on before."""
+    return load_plan(
+        study_file(name),
+        vocabulary={},
+        name=SHARED,
+        preset=preset,
+        stored=stored_study(runs_dir, name, preset),
+    )
+
+
+MAY_BE_SET = ("dataset.name", "dataset.root")
+"""Where the images lie; everything else is the claim's protocol."""
+
+
+def refuse_bending(overrides: Sequence[str]) -> None:
+    """Hold a claim to its protocol.
+
+    Raises:
+        ConfigError: If an override sets more than where the images lie.
+    """
+    for text in overrides:
+        for key in flatten(parse_override(text).tree):
+            if key not in MAY_BE_SET:
+                raise ConfigError(
+                    f"--set {text}: a claim's protocol is fixed beforehand; only "
+                    f"{' and '.join(MAY_BE_SET)} may be set (for other settings: bnlab study run)"
+                )
+
+
+class RunIndex:
+    """Finished runs by their configuration."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._by_keys: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(dict)
+        for run in runs:
+            keys = tuple(sorted(run.config))
+            same = self._by_keys[keys].setdefault(_values(run.config, keys), {})
+            same.setdefault(run.seed, run)
+
+    def runs_of(self, config: Config) -> dict[int, Run]:
+        """The runs of a full configuration, by seed."""
+        full = {k: v for k, v in flatten(config.resolved()).items() if k not in NOT_IN_ARMS}
+        found: dict[int, Run] = {}
+        for keys, by_values in self._by_keys.items():
+            absent = full.keys() - set(keys)
+            if set(keys) <= full.keys() and all(key.startswith(MAY_BE_ABSENT) for key in absent):
+                for seed, run in by_values.get(_values(full, keys), {}).items():
+                    found.setdefault(seed, run)
+        return found
+
+
+def _values(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return json.dumps([config[key] for key in keys])
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What is at hand for one claim under one preset.
+
+    Attributes:
+        preset: Its name.
+        finished: Runs of the study that are finished.
+        total: Runs that the study needs, as far as known.
+        evidence: None until every run is finished.
+        runs: The finished runs, in the study's order.
+        scope: For what a verdict would hold, in words.
+        guard: Why no verdict may be built on these runs; "" if nothing stands against one.
+    """
+
+    preset: str
+    finished: int
+    total: int
+    evidence: Evidence | None
+    runs: tuple[Run, ...]
+    scope: str
+    guard: str
+
+
+def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
+    """Find the runs of a claim's study."""
+    cells = _Cells(plan, index)
+    sweep = {arm: scores for arm in plan.tuned_arms if (scores := cells.sweep(arm)) is not None}
+    # Ties go to the smaller value, as in the study that was trained.
+    chosen: dict[str, Point] = {
+        arm: min(plan.points, key=lambda point: (-means[point], _lr(point)))
+        for arm, scores in sweep.items()
+        for means in [dict(zip(plan.points, scores.mean(axis=0), strict=True))]
+    }
+    follow, other = plan.spec.follow, plan.spec.same_as
+    leaders = {arm: follow.get(arm, arm) for arm in plan.spec.arms}
+    best = {arm: chosen[leader] for arm, leader in leaders.items() if leader in chosen}
+    if not plan.tuned:
+        best = dict.fromkeys(plan.spec.arms, ())
+    same = dict.fromkeys(chosen, chosen[other]) if other in chosen else {}
+    for arm, point in (*best.items(), *same.items()):
+        cells.runs("final", arm, point)
+    rows = len(plan.spec.arms) - len(best)
+    if other is not None and other not in chosen:
+        rows += len(plan.tuned_arms) - 1
+    runs = tuple(run for by_seed in cells.found.values() for run in by_seed.values())
+    total = sum(len(plan.seeds(stage)) for stage, _, _ in cells.found)
+    total += rows * len(plan.spec.seeds)
+    return Gathered(
+        preset,
+        len(runs),
+        total,
+        _evidence(plan, cells, best, same, sweep) if len(runs) == total else None,
+        runs,
+        _scope(plan, preset, runs),
+        _guard(preset, runs, plan),
+    )
+
+
+class _Cells:
+    """The finished runs of a plan, by stage, arm and point; those asked for count as planned."""
+
+    def __init__(self, plan: Plan, index: RunIndex) -> None:
+        self.plan, self.index = plan, index
+        self.found: dict[tuple[Stage, str, Point], dict[int, Run]] = {}
+
+    def runs(self, stage: Stage, arm: str, point: Point) -> dict[int, Run]:
+        key = (stage, arm, point)
+        if key not in self.found:
+            there = self.index.runs_of(self.plan.configs[key])
+            scored = _results(there.values(), SCORED[stage])
+            self.found[key] = {s: there[s] for s in self.plan.seeds(stage) if s in scored}
+        return self.found[key]
+
+    def sweep(self, arm: str) -> Array | None:
+        """Validation scores, (tuning seeds, points); None while one is missing."""
+        seeds = self.plan.spec.tune_seeds
+        columns = [self.runs("tune", arm, point) for point in self.plan.points]
+        if any(len(column) < len(seeds) for column in columns):
+            return None
+        return np.column_stack([_scores(column, seeds, SCORED["tune"]) for column in columns])
+
+
+def _evidence(
+    plan: Plan,
+    cells: _Cells,
+    best: Mapping[str, Point],
+    same: Mapping[str, Point],
+    sweep: Mapping[str, Array],
+) -> Evidence:
+    def final(points: Mapping[str, Point]) -> dict[str, Array]:
+        return {
+            arm: _scores(cells.runs("final", arm, point), plan.spec.seeds, SCORED["final"])
+            for arm, point in points.items()
+        }
+
+    return Evidence(
+        best=final(best),
+        same=final(same),
+        sweep=_rising(sweep, plan.points),
+        lrs=np.array(sorted(_lr(point) for point in plan.points) if plan.tuned else ()),
+        chosen={arm: _lr(point) for arm, point in best.items()} if plan.tuned else {},
+        diverged={
+            arm: sum(run.diverged for run in cells.runs("final", arm, point).values())
+            for arm, point in best.items()
+        },
+        epochs={arm: plan.configs["final", arm, point].train.epochs for arm, point in best.items()},
+        seconds={
+            arm: float(np.median([np.median(run.curves["seconds"]) for run in runs]))
+            for arm, point in best.items()
+            if (runs := [r for r in cells.runs("final", arm, point).values() if _timed(r)])
+        },
+    )
+
+
+def _timed(run: Run) -> bool:
+    seconds = run.curves.get("seconds", np.zeros(0))
+    return len(seconds) > 0 and bool(np.isfinite(seconds).all())
+
+
+def _lr(point: Point) -> float:
+    return float(dict(point)[LR])
+
+
+def _rising(sweep: Mapping[str, Array], points: Sequence[Point]) -> dict[str, Array]:
+    """Columns in the order of rising learning rates."""
+    order = sorted(range(len(points)), key=lambda i: _lr(points[i])) if sweep else []
+    return {arm: scores[:, order] for arm, scores in sweep.items()}
+
+
+def _scores(runs: Mapping[int, Run], seeds: Sequence[int], tag: str) -> Array:
+    """One score a seed; chance for a run that diverged."""
+    scores = _results(runs.values(), tag)
+    return np.array([scores[seed] for seed in seeds], dtype=np.float64)
+
+
+def _results(runs: Iterable[Run], tag: str) -> Mapping[int, float]:
+    metric = make_metric(tag)
+    return {run.seed: score for run in runs if (score := score_of(run, metric)) is not None}
+
+
+def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
+    config = plan.configs["final", next(iter(plan.spec.arms)), plan.points[0]]
+    size = config.dataset.train_size
+    images = f"{size:,} training images" if size else "all training images"
+    notes = sorted({str(run.facts.get("dataset", {}).get("note", "")) for run in runs} - {""})
+    network = (
+        "-".join(map(str, config.model.widths))
+        + " conv, "
+        + ("-".join(map(str, config.model.hidden)) or "no")
+        + " hidden"
+    )
+    machines = sorted(
+        {f"{run.facts.get('device', '?')} {run.facts.get('precision', '?')}" for run in runs}
+    )
+    parts = [
+        f"preset {preset}",
+        f"{config.dataset.name}" + (f" ({'; '.join(notes)})" if notes else ""),
+        images,
+        network,
+        f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}",
+        f"{len(plan.spec.seeds)} seeds",
+        *machines,
+    ]
+    return ", ".join(parts)
+
+
+def _guard(preset: str, runs: Sequence[Run], plan: Plan) -> str:
+    if preset == "smoke":
+        return "the preset smoke only proves that everything works; it never gives a verdict"
+    configs = plan.configs.values()
+    if any(config.dataset.name == "synthetic" for config in configs):
+        return "synthetic images never give a verdict"
+    for what, values in (
+        ("precisions", {str(run.facts.get("precision")) for run in runs}),
+        ("data sets", {str(run.facts.get("dataset", {}).get("checksum")) for run in runs}),
+    ):
+        if len(values) > 1:
+            return f"runs of different {what} are mixed ({', '.join(sorted(values))})"
+    return ""

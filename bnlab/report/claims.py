@@ -1,0 +1,230 @@
+"""The claims and their verdicts as sections, for the terminal and as a page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnlab.claims import FAMILY, MIN_N, Finding, as_data
+from bnlab.claims.base import SCALES, Unit, show_effect
+from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
+from bnlab.report.numbers import MISSING, p_value
+from bnlab.rundir import StorageError, write_text
+from bnlab.stats import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "bnlab claims"
+
+
+def terminal_sections(findings: Sequence[Finding]) -> list[Section]:
+    """A table of all, then each in a few lines."""
+    return [
+        Section("claims", "Claims", (_overview(findings),)),
+        *(Section(f.claim.name, f.claim.name, (Bullets(_lines(f)),)) for f in findings),
+    ]
+
+
+def page_sections(findings: Sequence[Finding]) -> list[Section]:
+    """The same with every number, one section a claim."""
+    return [
+        Section("claims", "Verdicts", (_overview(findings),)),
+        *(Section(f.claim.name, f.claim.name, _page(f)) for f in findings),
+    ]
+
+
+def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
+    """Write claims.html, claims.md and claims.json; give the page's path.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    from bnlab.report.page import render_html, render_markdown
+    from bnlab.report.plots import svg
+
+    sections = page_sections(findings)
+    plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
+    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption) for plot in plots}
+    beside = "claims.md, claims.json (every number) and the figures as SVG"
+    files = {
+        "claims.html": render_html(TITLE, sections, drawings, beside),
+        **{f"{name}.svg": drawing for name, drawing in drawings.items()},
+        "claims.md": render_markdown(TITLE, sections),
+        "claims.json": json.dumps(as_data(list(findings)), indent=2, allow_nan=False) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be made: {error.strerror}; choose another folder with --out"
+        ) from None
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return folder / "claims.html"
+
+
+def _overview(findings: Sequence[Finding]) -> Table:
+    columns = (
+        Column("claim", numeric=False),
+        Column("verdict", numeric=False),
+        Column("effect"),
+        Column("limits"),
+        Column("n"),
+        Column("preset", numeric=False),
+    )
+    rows = []
+    for finding in findings:
+        interval = _interval(finding)
+        effect = finding.claim.show(interval.estimate) if interval else MISSING
+        limits = _limits(finding.claim.unit, interval) if interval else MISSING
+        preset = finding.gathered.preset if finding.gathered.finished else MISSING
+        row = (finding.claim.name, _verdict(finding), effect, limits, str(finding.n), preset)
+        rows.append(row)
+    notes = (
+        (
+            "limits are corrected for the claims judged together (Holm); those of a claim that is "
+            "NOT TESTED are plain 95 % limits, for orientation only"
+        ),
+        f"a verdict needs {MIN_N} seeds, planned for {FAMILY} claims judged together",
+    )
+    return Table("", columns, tuple(rows), notes)
+
+
+def _verdict(finding: Finding) -> str:
+    verdict = finding.verdict
+    return f"{verdict.label} ({verdict.sublabel})" if verdict.sublabel else verdict.label
+
+
+def _interval(finding: Finding) -> Interval | None:
+    if finding.verdict.interval is not None:
+        return finding.verdict.interval
+    return finding.contrast.interval if finding.contrast is not None else None
+
+
+def _limits(unit: Unit, interval: Interval) -> str:
+    low, high = interval.low * SCALES[unit], interval.high * SCALES[unit]
+    return f"{low:+.2f} to {high:+.2f}"
+
+
+def _lines(finding: Finding) -> tuple[str, ...]:
+    lines = [
+        f"“{finding.claim.statement}” ({finding.claim.sources[0]})",
+        f"{_verdict(finding)}: {finding.verdict.why}",
+    ]
+    if finding.gathered.finished:
+        lines.append(f"scope: {finding.gathered.scope}")
+    if finding.command:
+        lines.append(f"would tell more: {finding.command}")
+    return tuple(lines)
+
+
+def _page(finding: Finding) -> tuple[Block, ...]:
+    claim, contrast = finding.claim, finding.contrast
+    blocks: list[Block] = [
+        Text(f"“{claim.statement}”"),
+        Bullets(claim.sources),
+        Text(f"{_verdict(finding)}: {finding.verdict.why}."),
+    ]
+    if finding.gathered.finished:
+        blocks.append(Text(f"Scope: {finding.gathered.scope}.", "note"))
+    blocks += _plots(finding)
+    table = _arms(finding)
+    if table.rows:
+        blocks.append(table)
+    if contrast is not None:
+        rows = [
+            (
+                "headline",
+                claim.show(contrast.interval.estimate),
+                _limits(claim.unit, contrast.interval),
+            )
+        ]
+        rows += [
+            (d.name, show_effect(d.interval.estimate, d.unit), _limits(d.unit, d.interval))
+            for d in contrast.details
+        ]
+        columns = (Column("contrast", numeric=False), Column("effect"), Column("95 % limits"))
+        notes = (
+            "95 % limits of single contrasts, not corrected; all but the headline are exploratory",
+            f"exact sign-flip p of the headline: {p_value(contrast.p)}",
+            *contrast.remarks,
+        )
+        blocks.append(Table("Effects", columns, tuple(rows), notes))
+    blocks += [
+        Text(f"Definition. {claim.definition} Effect: {claim.formula}."),
+        Text(f"Protocol. {claim.protocol}"),
+        Text(f"Smallest effect of interest: {claim.show(claim.smallest_effect)}. {claim.reason}"),
+        Text(f"What would change the verdict. {_change(finding)}"),
+    ]
+    return tuple(blocks)
+
+
+def _plots(finding: Finding) -> list[Plot]:
+    claim, contrast, evidence = finding.claim, finding.contrast, finding.gathered.evidence
+    limits = _interval(finding)
+    if contrast is None or limits is None or evidence is None:
+        return []
+
+    def effect() -> "Figure":
+        from bnlab.report.plots import claim_effect
+
+        return claim_effect(claim, contrast, limits)
+
+    def sweep() -> "Figure":
+        from bnlab.report.plots import claim_sweep
+
+        return claim_sweep(evidence)
+
+    least = claim.show(claim.smallest_effect)
+    caption = (
+        f"Effect on every seed (dots), mean and limits; dashed, the smallest of interest, {least}."
+    )
+    plots = [Plot(f"{claim.name}-effect", caption, effect)]
+    if evidence.sweep:
+        caption = "Validation accuracy over learning rates, mean over the tuning seeds."
+        plots.append(Plot(f"{claim.name}-lr", caption, sweep))
+    return plots
+
+
+def _arms(finding: Finding) -> Table:
+    rows = []
+    evidence = finding.gathered.evidence
+    for arm, scores in evidence.best.items() if evidence is not None else ():
+        lr = evidence.chosen.get(arm) if evidence is not None else None
+        spread = f"{100 * scores.std(ddof=1):.2f}" if len(scores) > 1 else MISSING
+        diverged = evidence.diverged.get(arm, 0) if evidence is not None else 0
+        rows.append(
+            (
+                arm,
+                MISSING if lr is None else f"{lr:g}",
+                f"{100 * scores.mean():.2f}",
+                spread,
+                str(len(scores)),
+                str(diverged),
+            )
+        )
+    columns = (
+        Column("arm", numeric=False),
+        Column("lr"),
+        Column("test accuracy, %"),
+        Column("sd"),
+        Column("n"),
+        Column("diverged"),
+    )
+    return Table("Arms", columns, tuple(rows))
+
+
+def _change(finding: Finding) -> str:
+    verdict = finding.verdict
+    then = f" Next: {finding.command}" if finding.command else ""
+    if verdict.label == "NOT TESTED":
+        return f"Missing: {verdict.why}.{then}"
+    if verdict.label == "INCONCLUSIVE":
+        n = "many more" if verdict.required_n is None else str(verdict.required_n)
+        return f"{n} seeds would settle it if the effect is as it looks.{then}"
+    return (
+        "Another setting: another network, data set, schedule or budget than the scope says. "
+        "Within it, fresh seeds should change it in less than one family of claims in twenty, if "
+        "it is false."
+    )

@@ -1,0 +1,600 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import make_run
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from bnlab.claims import (
+    ALPHA,
+    CLAIMS,
+    FAMILY,
+    MIN_N,
+    PRESETS,
+    SHARED,
+    Contrast,
+    Evidence,
+    Finding,
+    Verdict,
+    as_data,
+    explain,
+    find_findings,
+    judge_together,
+    refuse_bending,
+    stored_study,
+    study_file,
+)
+from bnlab.claims.base import NAMING, make_contrast, named_range, settling_n
+from bnlab.claims.convergence import SHORTER, times
+from bnlab.claims.evidence import RunIndex, gather, load_claim_plan
+from bnlab.claims.higher_lr import usable_range
+from bnlab.claims.input_normalization import WAYS
+from bnlab.claims.placement import OTHERS
+from bnlab.cli import app
+from bnlab.compare import Run, load_runs
+from bnlab.compare.runs import NOT_IN_ARMS
+from bnlab.config import Config, flatten
+from bnlab.errors import ConfigError
+from bnlab.experiment import VOCABULARY
+from bnlab.report.claims import write_claims
+from bnlab.stats import mean_interval, paired_power
+from bnlab.study import load_shared_study, survey_study
+from bnlab.studyfile import Plan, load_plan
+
+ROOT = Path(__file__).parent.parent
+Array = NDArray[np.float64]
+
+# ----------------------------------------------------------------------------- simulated evidence
+
+Noise = Callable[[int], Array]
+"""Scores of an arm: as many as a verdict counts, and so many more."""
+
+Simulate = Callable[[Noise, float], Evidence]
+LRS = np.geomspace(1e-3, 10, 9)
+
+
+def arms(*names: str, better: str) -> Simulate:
+    """Arms alike but for noise and one that is better by the effect."""
+
+    def make(noise: Noise, effect: float) -> Evidence:
+        best = {name: noise(0) + effect * (name == better) for name in names}
+        return Evidence(best=best, same=best)
+
+    return make
+
+
+def worse_inputs(noise: Noise, effect: float) -> Evidence:
+    """Raw inputs cost every arm 10 points, and that without BN as many more as the effect."""
+
+    def cost(norm: str, way: str) -> float:
+        return (way == "raw") * (0.1 + effect * (norm == "none"))
+
+    return Evidence(
+        best={f"{n}_{way}": noise(NAMING) - cost(n, way) for n in ("none", "batch") for way in WAYS}
+    )
+
+
+def worse_weights(noise: Noise, effect: float) -> Evidence:
+    """A gain of 10 costs every arm 10 points, and that without BN as many more as the effect."""
+    best = {
+        arm: noise(NAMING) - (arm.endswith("gain_10")) * (0.1 + effect * arm.startswith("none"))
+        for arm in CLAIMS["initialization"].arms
+    }
+    return Evidence(best=best)
+
+
+def sooner(noise: Noise, effect: float) -> Evidence:
+    """Accuracy rises by 6 points with every doubling of the budget; BN is ahead by the effect."""
+    budgets = dict(zip((*SHORTER, ""), (1, 2, 3, 5, 8, 12, 20), strict=True))
+    epochs = {
+        f"{norm}_{b}".rstrip("_"): e for norm in ("none", "batch") for b, e in budgets.items()
+    }
+    best = {
+        arm: noise(NAMING) - 0.4 + 0.06 * (np.log2(e) + effect * arm.startswith("batch"))
+        for arm, e in epochs.items()
+    }
+    return Evidence(best=best, epochs=epochs)
+
+
+def plateaus(noise: Noise, effect: float) -> Evidence:
+    """Accuracy flat for 4 octaves around the middle and the effect longer with BN, then falling."""
+    away = np.abs(np.log2(LRS / 0.1))
+
+    def sweep(length: float) -> Array:
+        falling = -0.02 * np.maximum(0, away - length / 2)
+        return np.column_stack([noise(NAMING) + fall for fall in falling])
+
+    best = {arm: noise(0) for arm in ("none", "batch")}
+    curves = {"none": sweep(4), "batch": sweep(4 + effect)}
+    return Evidence(best=best, same=best, sweep=curves, lrs=LRS)
+
+
+SIMULATED: Mapping[str, Simulate] = {
+    "accuracy": arms("none", "batch", better="batch"),
+    "convergence": sooner,
+    "dropout": arms("none", "none_dropout", "batch", "batch_dropout", better="none_dropout"),
+    "fc_norm": arms("none", "conv", "fc", "both", better="both"),
+    "higher_lr": plateaus,
+    "initialization": worse_weights,
+    "input_normalization": worse_inputs,
+    "placement": arms("before", *OTHERS, better="before"),
+    "small_batch": arms(
+        "batch", "ghost_4", "ghost_8", "ghost_16", "ghost_32", "group", better="batch"
+    ),
+}
+
+
+def normal(generator: np.random.Generator, n: int, sd: float) -> Noise:
+    return lambda more: 0.7 + generator.normal(0, sd, n + more)
+
+
+def unequal(generator: np.random.Generator, n: int, sd: float) -> Noise:
+    """Every other arm three times as noisy."""
+    turns = iter(range(10**6))
+    return lambda more: 0.7 + generator.normal(0, sd * (1 + 2 * (next(turns) % 2)), n + more)
+
+
+def diverging(generator: np.random.Generator, n: int, sd: float) -> Noise:
+    """One run in twenty scores chance."""
+    return lambda more: np.where(
+        generator.random(n + more) < 0.05, 0.1, 0.7 + generator.normal(0, sd, n + more)
+    )
+
+
+def measure_all(noise: Noise, effects: Mapping[str, float] | None = None) -> dict[str, Contrast]:
+    """Every claim's contrast, without guards: a noisy best is no reason to leave out a study."""
+    return {
+        name: replace(
+            CLAIMS[name].measure(SIMULATED[name](noise, (effects or {}).get(name, 0.0))), guard=""
+        )
+        for name in CLAIMS
+    }
+
+
+def judge_all(contrasts: Mapping[str, Contrast]) -> dict[str, Verdict]:
+    judged = judge_together([(CLAIMS[name], contrast) for name, contrast in contrasts.items()])
+    return dict(zip(contrasts, judged, strict=True))
+
+
+def test_every_claim_is_simulated() -> None:
+    assert set(SIMULATED) == set(CLAIMS)
+
+
+def test_of_500_null_studies_at_most_one_in_twenty_has_a_false_verdict() -> None:
+    generator = np.random.default_rng(20261120)
+    kinds = [(normal, 0.02), (normal, 0.0005), (unequal, 0.01), (diverging, 0.01)]
+    studies, false = 500, 0
+    for study in range(studies):
+        kind, sd = kinds[study % len(kinds)]
+        verdicts = judge_all(measure_all(kind(generator, 10, sd))).values()
+        false += any(v.label == "SUPPORTED" or v.sublabel == "reversed" for v in verdicts)
+    # Two standard errors of a share of 5 % in 500 studies.
+    monte_carlo = 2 * (ALPHA * (1 - ALPHA) / studies) ** 0.5
+    assert false / studies <= ALPHA + monte_carlo
+    assert monte_carlo < 0.02
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_an_effect_of_twice_the_smallest_of_interest_is_found_at_the_promised_power(
+    name: str,
+) -> None:
+    generator = np.random.default_rng(7)
+    n, studies, effect = 10, 60, 2 * CLAIMS[name].smallest_effect
+    # Where an effect is no accuracy, noise that leaves something to be found or missed.
+    sd = {"higher_lr": 0.004, "convergence": 0.004}.get(name, effect / 2.5)
+    others = measure_all(normal(generator, n, 0.002))
+    found = 0
+    seen = []
+    for _ in range(studies):
+        contrast = CLAIMS[name].measure(SIMULATED[name](normal(generator, n, sd), effect))
+        seen.append(contrast.differences)
+        found += judge_all({**others, name: contrast})[name].label == "SUPPORTED"
+    assert np.mean(seen) == pytest.approx(effect, rel=0.15)
+    promised = paired_power(n, effect, float(np.std(seen)), ALPHA / FAMILY)
+    assert promised > 0.5
+    assert found / studies >= promised - 3 * (promised * (1 - promised) / studies) ** 0.5
+
+
+def test_the_opposite_effect_is_called_reversed() -> None:
+    generator = np.random.default_rng(3)
+    effects = {name: -3 * CLAIMS[name].smallest_effect for name in CLAIMS}
+    verdicts = judge_all(measure_all(normal(generator, 10, 0.001), effects))
+    assert {v.label for v in verdicts.values()} == {"REFUTED"}
+    assert {v.sublabel for v in verdicts.values()} == {"reversed"}
+
+
+# ---------------------------------------------------------------------------------- the rules
+
+
+def one(differences: Array, name: str = "accuracy") -> Verdict:
+    return judge_together([(CLAIMS[name], make_contrast(differences))])[0]
+
+
+def around(mean: float, sd: float, n: int = 10) -> Array:
+    offsets = np.linspace(-1, 1, n)
+    return np.asarray(mean + sd * offsets / offsets.std(ddof=1))
+
+
+def test_a_verdict_needs_nine_seeds() -> None:
+    assert MIN_N == 9
+    assert one(around(0.1, 0.001, 9)).label == "SUPPORTED"
+    verdict = one(around(0.1, 0.001, 8))
+    assert verdict.label == "NOT TESTED"
+    assert "9" in verdict.why
+
+
+def test_verdicts_follow_the_limits() -> None:
+    assert one(around(0.01, 0.002)).label == "SUPPORTED"
+    assert one(around(0.0, 0.001)) == replace(one(around(0.0, 0.001)), label="REFUTED", sublabel="")
+    assert one(around(0.001, 0.0005)).sublabel == "real but negligible"
+    assert one(around(-0.01, 0.002)).sublabel == "reversed"
+    assert one(around(0.003, 0.01)).label == "INCONCLUSIVE"
+
+
+def test_effects_without_spread_give_no_verdict() -> None:
+    assert one(np.zeros(10)).label == "NOT TESTED"
+
+
+def test_a_guard_forbids_every_verdict() -> None:
+    contrast = make_contrast(around(0.1, 0.001), guard="the grid is too narrow")
+    (verdict,) = judge_together([(CLAIMS["accuracy"], contrast)])
+    assert (verdict.label, verdict.why) == ("NOT TESTED", "the grid is too narrow")
+
+
+def test_claims_judged_together_are_corrected_together() -> None:
+    weak = make_contrast(around(0.004, 0.005))
+    alone = judge_together([(CLAIMS["accuracy"], weak)])[0]
+    among = judge_together([(CLAIMS["accuracy"], weak)] * 7)[0]
+    assert alone.label == "SUPPORTED"
+    assert among.label == "INCONCLUSIVE"
+
+
+def test_an_inconclusive_verdict_says_how_many_seeds_would_settle_it() -> None:
+    verdict = one(around(0.001, 0.005))
+    assert verdict.required_n is not None
+    assert verdict.required_n > 10
+    assert f"{verdict.required_n} seeds" in verdict.why
+    settled = one(around(0.001, 0.005, verdict.required_n))
+    assert settled.label == "REFUTED"
+
+
+def test_an_effect_on_the_edge_of_interest_is_not_settled_by_any_number_of_seeds() -> None:
+    assert settling_n(mean_interval(around(0.2999999, 1.0)), 0.3) is None
+
+
+def test_places_of_no_practical_difference_are_called_that() -> None:
+    verdict = one(around(0.0, 0.0005), "placement")
+    assert (verdict.label, verdict.sublabel) == ("REFUTED", "no practical difference")
+    assert one(around(0.0, 0.0005), "accuracy").sublabel == ""
+
+
+def test_noise_alone_has_no_range() -> None:
+    generator = np.random.default_rng(0)
+    assert abs(named_range(generator.normal(0, 1, (4000, 6))).mean()) < 0.05
+    known = np.tile([0.5, 0.9, 0.7], (5, 1))
+    np.testing.assert_allclose(named_range(known), 0.4)
+
+
+def test_the_usable_range_ends_where_accuracy_falls_by_a_point() -> None:
+    lrs = np.array([1.0, 2.0, 4.0, 8.0])
+    scores = np.tile([0.70, 0.80, 0.80, 0.78], (3, 1))
+    found = usable_range(lrs, scores)
+    # A tenth of an octave below 2, half an octave above 4.
+    np.testing.assert_allclose(found.low, 0.9)
+    np.testing.assert_allclose(found.high, 2.5)
+    np.testing.assert_allclose(found.width, 1.6)
+    assert found.open_ends == ()
+
+
+def test_a_time_to_a_target_lies_between_two_budgets() -> None:
+    budgets = np.array([1.0, 2.0, 8.0])
+    scores = np.array([[0.4, 0.5, 0.7], [0.6, 0.7, 0.8], [0.1, 0.2, 0.3]])
+    np.testing.assert_allclose(times(budgets, scores, 0.6), [2.0, -np.inf, np.inf])
+
+
+def test_a_target_that_the_budgets_do_not_bracket_gives_no_verdict() -> None:
+    evidence = sooner(normal(np.random.default_rng(0), 10, 0.001), 0.0)
+    assert CLAIMS["convergence"].measure(evidence).guard == ""
+    late = np.concatenate([np.full(NAMING, 0.7), np.full(10, 0.5)])
+    contrast = CLAIMS["convergence"].measure(
+        replace(evidence, best={**evidence.best, "none": late, "batch": late})
+    )
+    assert "none (10 of 10 never), batch (10 of 10 never)" in contrast.guard
+
+
+def test_a_usable_range_that_reaches_the_end_of_the_grid_gives_no_verdict() -> None:
+    flat = np.full((10, 3), 0.8) + around(0, 0.001)[:, None]
+    best = {"none": flat[:, 0], "batch": flat[:, 0]}
+    sweep = {"none": flat, "batch": flat}
+    lrs = np.array([0.01, 0.1, 1.0])
+    contrast = CLAIMS["higher_lr"].measure(Evidence(best, best, sweep, lrs))
+    assert "none (low), none (high), batch (low), batch (high)" in contrast.guard
+
+
+def test_a_best_lr_at_the_edge_of_the_grid_gives_no_verdict() -> None:
+    best = {"none": around(0.6, 0.01), "batch": around(0.7, 0.02)}
+    chosen = {"none": 0.01, "batch": 1.0}
+    lrs = np.array([0.01, 0.1, 1.0])
+    contrast = CLAIMS["accuracy"].measure(Evidence(best, best, lrs=lrs, chosen=chosen))
+    assert "none (0.01), batch (1)" in contrast.guard
+    inner = Evidence(best, best, lrs=lrs, chosen={"none": 0.1, "batch": 0.1})
+    assert CLAIMS["accuracy"].measure(inner).guard == ""
+
+
+# -------------------------------------------------------------------------------- files and studies
+
+
+def test_a_claim_is_its_two_files_and_one_import_line() -> None:
+    folder = ROOT / "bnlab" / "claims"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "evidence"}
+    assert modules - {"findings"} == set(CLAIMS)
+    assert {path.stem for path in (ROOT / "configs" / "claims").iterdir()} == set(CLAIMS)
+    imports = (folder / "__init__.py").read_text()
+    for name in CLAIMS:
+        assert CLAIMS[name].name == name
+        assert imports.count(f"from bnlab.claims import {name} as {name}\n") == 1
+
+
+def plans(name: str, preset: str, *overrides: str) -> tuple[Plan, Plan]:
+    """The study as it is trained, and as it is read without torch."""
+    return tuple(  # type: ignore[return-value]
+        load_plan(study_file(name), overrides, vocabulary=words, name=SHARED, preset=preset)
+        for words in (VOCABULARY, {})
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_preset_finds_exactly_its_own_runs_without_torch(name: str, preset: str) -> None:
+    trained, read = plans(name, preset)
+    assert set(CLAIMS[name].arms) <= set(trained.spec.arms)
+    assert preset == "smoke" or len(trained.spec.seeds) >= MIN_N
+    index = RunIndex([as_run(config) for config in trained.configs.values()])
+    assert trained.configs.keys() == read.configs.keys()
+    for key, config in read.configs.items():
+        (found,) = index.runs_of(config).values()
+        assert found.label == trained.configs[key].hash
+
+
+def as_run(config: Config) -> Run:
+    """A run as it would be read back from the disk."""
+    flat = {k: v for k, v in flatten(config.resolved()).items() if k not in NOT_IN_ARMS}
+    return Run(Path(), "", "", config.hash, config.seed, flat, "done", {}, {}, {})
+
+
+def test_a_run_that_lacks_a_key_of_training_is_not_taken_for_another() -> None:
+    trained, read = plans("accuracy", "smoke")
+    key = next(iter(trained.configs))
+    run = as_run(trained.configs[key])
+    short = replace(run, config={k: v for k, v in run.config.items() if k != "train.epochs"})
+    assert RunIndex([short]).runs_of(read.configs[key]) == {}
+
+
+def test_only_the_place_of_the_images_may_be_set() -> None:
+    refuse_bending(["dataset.name=folder", "dataset.root=images"])
+    with pytest.raises(ConfigError, match="fixed beforehand"):
+        refuse_bending(["train.epochs=1"])
+    with pytest.raises(ConfigError, match="fixed beforehand"):
+        refuse_bending(["dataset={name: folder, normalize: half}"])
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="quick"):
+        load_plan(study_file("accuracy"), vocabulary={}, preset="quik")
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_explain_says_everything(name: str) -> None:
+    result = CliRunner().invoke(app, ["claims", "explain", name])
+    claim, words = CLAIMS[name], " ".join(result.stdout.split())
+    assert explain(claim) == result.stdout.rstrip("\n")
+    texts = (claim.statement, claim.definition, claim.formula, claim.protocol, claim.reason)
+    for text in (*texts, *claim.sources, "Holm", "at least 9"):
+        assert " ".join(text.split()) in words
+    assert any("document" in source for source in claim.sources)
+    assert any("arXiv" in source for source in claim.sources)
+
+
+# -------------------------------------------------------------------------------- from run folders
+
+
+def make_study(
+    runs: Path, preset: str, gain: float, study: str = "elsewhere", overrides: Sequence[str] = ()
+) -> None:
+    """The whole study of the claim `accuracy`, with BN better by `gain`; best lr in the middle."""
+    trained, _ = plans("accuracy", preset, *overrides)
+    middle = trained.points[len(trained.points) // 2]
+    generator = np.random.default_rng(0)
+    for (stage, arm, point), config in trained.configs.items():
+        if stage == "final" and point != middle:
+            continue
+        for seed in trained.seeds(stage):
+            accuracy = 0.6 + gain * (arm == "batch") - 0.1 * (point != middle)
+            noise = float(generator.normal(0, 0.002))
+            made = {**config.resolved(), "name": study}
+            make_run(runs, seed=seed, arm=arm, accuracy=accuracy + noise, config=made)
+
+
+def finding(runs: Path, name: str = "accuracy") -> Finding:
+    found, _ = find_findings(runs)
+    return next(one for one in found if one.claim.name == name)
+
+
+def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    found = finding(tmp_path)
+    assert found.verdict.label == "SUPPORTED"
+    assert found.contrast is not None
+    assert found.contrast.interval.estimate == pytest.approx(0.03, abs=0.003)
+    assert found.gathered.evidence is not None
+    assert found.gathered.evidence.chosen == {"none": 0.1, "batch": 0.1}
+    assert "preset quick" in found.gathered.scope
+    assert "10,000 training images" in found.gathered.scope
+    others = [one for one in find_findings(tmp_path)[0] if one.claim.name != "accuracy"]
+    assert {one.verdict.label for one in others} == {"NOT TESTED"}
+    assert all("bnlab claims run" in one.command for one in others)
+
+
+def test_images_of_a_folder_count_once_the_claim_was_run_on_them(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03, overrides=["dataset.name=folder"])
+    assert finding(tmp_path).verdict.label == "NOT TESTED"
+    stored = stored_study(tmp_path, "accuracy", "quick")
+    stored.parent.mkdir()
+    stored.write_text("overrides: [dataset.name=folder, dataset.root=images]\n")
+    found = finding(tmp_path)
+    assert found.verdict.label == "SUPPORTED"
+    assert "folder" in found.gathered.scope
+
+
+def test_training_takes_those_runs_over(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    study = load_shared_study(
+        study_file("accuracy"),
+        (),
+        runs_dir=tmp_path,
+        name=SHARED,
+        preset="quick",
+        stored=stored_study(tmp_path, "accuracy", "quick"),
+    )
+    survey = survey_study(study, tmp_path)
+    assert survey.unfinished() == []
+    assert survey.count("done") == survey.total == finding(tmp_path).gathered.total
+
+
+def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None:
+    make_study(tmp_path / "smoke", "smoke", gain=0.3)
+    assert finding(tmp_path / "smoke").verdict.label == "NOT TESTED"
+    quick = load_plan(
+        study_file("accuracy"),
+        ["dataset.name=synthetic"],
+        vocabulary={},
+        name=SHARED,
+        preset="quick",
+    )
+    assert "synthetic" in gather(quick, "quick", RunIndex([])).guard
+
+
+def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> None:
+    trained, _ = plans("initialization", "smoke")
+    best = {"none": trained.points[0], "batch": trained.points[1]}
+    for (stage, arm, point), config in trained.configs.items():
+        leader = trained.spec.follow.get(arm, arm)
+        wanted = arm in best if stage == "tune" else point == best[leader]
+        for seed in trained.seeds(stage) if wanted else ():
+            made = {**config.resolved(), "name": SHARED}
+            accuracy = 0.5 + 0.1 * (point == best[leader])
+            make_run(tmp_path, seed=seed, arm=arm, accuracy=accuracy, config=made)
+    found = finding(tmp_path, "initialization").gathered
+    assert found.preset == "smoke"
+    assert found.finished == found.total == len(found.runs)
+    assert found.evidence is not None
+    lrs = {arm: float(dict(point)["optim.lr"]) for arm, point in best.items()}
+    assert found.evidence.chosen["none_gain_10"] == lrs["none"]
+    assert found.evidence.chosen["batch_orthogonal"] == lrs["batch"]
+    file, stored = study_file("initialization"), stored_study(tmp_path, "initialization", "smoke")
+    study = load_shared_study(
+        file, (), runs_dir=tmp_path, name=SHARED, preset="smoke", stored=stored
+    )
+    survey = survey_study(study, tmp_path)
+    assert (survey.unfinished(), survey.total) == ([], found.total)
+
+
+def test_one_missing_run_means_no_verdict(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    shutil.rmtree(next((tmp_path / "elsewhere").glob("none-*/s3")))
+    verdict = finding(tmp_path).verdict
+    assert verdict.label == "NOT TESTED"
+    assert "of at least" in verdict.why
+
+
+def test_a_diverged_run_scores_chance(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    root = next((tmp_path / "elsewhere").glob("batch-*/s3"))
+    for name in ("run.json", "summary.json"):
+        text = (root / name).read_text().replace('"status": "done"', '"status": "diverged"')
+        (root / name).write_text(text)
+    evidence = finding(tmp_path).gathered.evidence
+    assert evidence is not None
+    assert evidence.best["batch"][3] == 0.1
+    assert evidence.diverged == {"none": 0, "batch": 1}
+
+
+def test_mixed_precision_gives_no_verdict(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    path = next((tmp_path / "elsewhere").glob("batch-*/s3")) / "run.json"
+    path.write_text(path.read_text().replace('"fp32"', '"bf16"'))
+    verdict = finding(tmp_path).verdict
+    assert verdict.label == "NOT TESTED"
+    assert "bf16, fp32" in verdict.why
+
+
+def test_verdicts_are_the_same_bytes_every_time_and_everywhere(tmp_path: Path) -> None:
+    make_study(tmp_path / "runs", "quick", gain=0.002)
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy" / "runs")
+    for place in ("runs", "copy/runs"):
+        found, _ = find_findings(tmp_path / place)
+        # The command names the folder, which is another one.
+        bare = [replace(one, command="") for one in found]
+        write_claims(bare, tmp_path / "out" / place)
+    files = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
+    plots = ["accuracy-effect.svg", "accuracy-lr.svg"]
+    assert files == [*plots, "claims.html", "claims.json", "claims.md"]
+    for name in files:
+        one, other = (tmp_path / "out" / p / name for p in ("runs", "copy/runs"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_claims_open_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bnlab.claims import find_findings;"
+        "from bnlab.report.claims import page_sections;"
+        "page_sections(find_findings(Path(sys.argv[1]))[0]); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_the_list_names_every_claim_and_strict_ends_with_4(tmp_path: Path) -> None:
+    runner = CliRunner()
+    listed = runner.invoke(app, ["claims", "--runs-dir", str(tmp_path), "--strict"])
+    assert listed.exit_code == 4
+    for name in CLAIMS:
+        assert name in listed.stdout
+        assert f"bnlab claims run {name} --preset quick" in " ".join(listed.stdout.split())
+    data = json.loads(runner.invoke(app, ["claims", "--runs-dir", str(tmp_path), "--json"]).stdout)
+    assert data == as_data(find_findings(tmp_path)[0])
+    assert {one["verdict"] for one in data["claims"]} == {"NOT TESTED"}
+
+
+def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
+    command = ["claims", "run", "accuracy", "fc_norm", "--preset", "full", "--dry-run"]
+    shown = CliRunner().invoke(app, [*command, "--runs-dir", str(tmp_path / "runs")])
+    assert shown.exit_code == 0
+    assert "runs left" in shown.stdout
+    told = CliRunner().invoke(app, [*command, "--json", "--runs-dir", str(tmp_path / "runs")])
+    assert set(json.loads(told.stdout)) == {"accuracy", "fc_norm"}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_smoke_trains_shares_and_judges_nothing(tmp_path: Path) -> None:
+    command = ["claims", "run", "accuracy", "input_normalization", "--preset", "smoke", "--json"]
+    place = ["--runs-dir", str(tmp_path), "--executor", "inline"]
+    result = CliRunner().invoke(app, [*command, *place])
+    assert result.exit_code == 0
+    data = json.loads(result.stdout)
+    assert [one["verdict"] for one in data["claims"]] == ["NOT TESTED", "NOT TESTED"]
+    assert all(one["runs_finished"] == one["runs_planned"] > 0 for one in data["claims"])
+    runs, _ = load_runs([tmp_path])
+    assert len(runs) == len({(run.facts["config_hash"], run.seed) for run in runs})
+    assert {run.study for run in runs} == {SHARED}
+    assert load_claim_plan("accuracy", "smoke", tmp_path).spec.name == SHARED
