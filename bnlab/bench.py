@@ -54,7 +54,8 @@ EPOCH_IMAGES = 50_000
 AT_ONCE = (1, 2, 4, 8, 16)
 """Numbers of runs at once that are tried, as far as the device suits them."""
 
-CHEAP_PROBES = ("activations", "gradients", "weights")
+CHEAP_PROBES = ("activations", "weights")
+"""Probes of at most one forward pass an epoch; `gradients` takes a backward pass as well."""
 
 # ----------------------------------------------------------------------------------- contenders
 

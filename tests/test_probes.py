@@ -1,0 +1,114 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import MakeConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnlab.model import build_model
+from bnlab.probes import PROBES, run_probes
+from bnlab.probes.activations import activations
+from bnlab.probes.gradients import gradients
+from bnlab.probes.weights import weights
+
+
+def batch(images: int = 20) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (images, 3, 32, 32)
+    labels = torch.randint(10, (images,), generator=generator)
+    return torch.randn(shape, generator=generator).double(), labels
+
+
+@pytest.fixture
+def model(tiny_config: MakeConfig) -> nn.Sequential:
+    config = tiny_config("model.dropout=0.5", "model.norm=noisy_batch")
+    return build_model(config.model, seed=0).double()
+
+
+def outputs(model: nn.Sequential, images: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, layer in model.named_children():
+        images = layer(images)
+        found[name] = images
+    return found
+
+
+@pytest.mark.parametrize("name", list(PROBES))
+def test_every_probe_gives_finite_numbers_under_its_own_tags_and_leaves_no_trace(
+    name: str, model: nn.Sequential
+) -> None:
+    images, labels = batch()
+    model(images).sum().backward()
+    model.eval()
+    model[0].train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if value is not None}
+    gradients_before = [parameter.grad for parameter in model.parameters()]
+    stream = torch.get_rng_state()
+    values = run_probes([name], model, images, labels)
+    assert values
+    assert all(tag.startswith("probe/") and math.isfinite(value) for tag, value in values.items())
+    after = model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    for parameter, gradient in zip(model.parameters(), gradients_before, strict=True):
+        assert parameter.grad is gradient
+    assert [module.training for module in model] == [True] + [False] * (len(model) - 1)
+    assert torch.equal(stream, torch.get_rng_state())
+
+
+def test_activation_statistics_are_medians_over_channels_of_torchs_own(
+    tiny_config: MakeConfig,
+) -> None:
+    model = build_model(tiny_config().model, seed=0).double()
+    images, labels = batch(19)  # not a whole number of parts
+    seen, values = outputs(model, images), activations(model, images, labels)
+    for name in ("conv1", "conv2", "fc1", "classifier"):
+        channels = seen[name].transpose(0, 1).flatten(1)
+        std = channels.std(dim=1).median()
+        assert values[f"probe/activation_std/{name}"] == pytest.approx(std.item(), rel=1e-12)
+        mean = channels.mean(dim=1).abs().median()
+        assert values[f"probe/activation_mean/{name}"] == pytest.approx(mean.item(), rel=1e-9)
+
+
+def test_a_relu_channel_that_never_fires_is_dead(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config("model.norm=none").model, seed=0).double()
+    conv = model.get_submodule("conv1")
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.bias[1] = -1e6
+    assert activations(model, *batch())["probe/dead/conv1_relu"] == 1 / 4
+
+
+def test_activation_gradients_are_those_of_the_mean_loss(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config("model.norm=none").model, seed=0).double()
+    images, labels = batch()
+    seen = outputs(model, images)
+    loss = F.cross_entropy(seen["classifier"], labels)
+    (expected,) = torch.autograd.grad(loss, seen["conv2"])
+    found = gradients(model, images, labels)["probe/activation_grad/conv2"]
+    assert found == pytest.approx(expected.square().mean().sqrt().item())
+
+
+def test_weight_probes_count_the_gammas_below_and_near_zero(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config().model, seed=0)
+    norm = model.get_submodule("conv1_norm")
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([-1.0, 0.001, 2.0, 3.0]))
+    values = weights(model, *batch())
+    assert values["probe/gamma_negative/conv1_norm"] == 0.25
+    assert values["probe/gamma_tiny/conv1_norm"] == 0.25
+    assert values["probe/gamma_median/conv1_norm"] == pytest.approx(0.001)
+    conv = model.get_submodule("conv1")
+    assert isinstance(conv, nn.Conv2d)
+    norm_of_conv = conv.weight.norm().item()
+    assert values["probe/weight_norm/conv1"] == pytest.approx(norm_of_conv, rel=1e-5)
+
+
+def test_an_unknown_probe_is_an_error_that_lists_the_known_ones(
+    tiny_config: Callable[..., object],
+) -> None:
+    with pytest.raises(Exception, match=r"unknown probe 'activation'; did you mean 'activations'"):
+        tiny_config("probes=[activation]")
