@@ -594,9 +594,9 @@ def _meaningful(config: Config, vocabulary: Vocabulary) -> dict[str, Any]:
             for field, (selector, values) in section.only_with.items()
             if getattr(section, selector) not in values
         }
-        registry = vocabulary.get(f"{path}name")
-        if registry is not None:
-            idle |= registry.idle_fields(getattr(section, "name"))  # noqa: B009
+        named = vocabulary.get(f"{path}name")
+        if named is not None:
+            idle |= named.idle_fields(getattr(section, "name"))  # noqa: B009
         kept: dict[str, Any] = {}
         for field in type(section).model_fields:
             value = getattr(section, field)
