@@ -29,7 +29,7 @@ from bnlab.config import Config
 from bnlab.datasets import load_splits
 from bnlab.datasets.vision import torchvision_datasets
 from bnlab.errors import BnlabError
-from bnlab.experiment import build_task, spread
+from bnlab.experiment import build_task, plain_sample
 from bnlab.many import own_stream
 from bnlab.model import build_model, norm_layers
 from bnlab.norms import calibrate
@@ -194,8 +194,7 @@ class Alone:
             sums = training_sums(self.task)
             sums.add_gradients = lambda: None  # type: ignore[method-assign]
         if self.kind == "recorded":
-            chosen = spread(PROBE_IMAGES, len(self.task.train.labels))
-            self.seen = self.task.train.make(chosen.to(self.task.device), None)
+            self.seen = plain_sample(self.task.train, PROBE_IMAGES)
 
     def __call__(self) -> Lap:
         """One epoch."""

@@ -24,6 +24,7 @@ from bnlab.probes.base import PROBE_IMAGES
 from bnlab.recorder import open_recorder
 from bnlab.rundir import RunDir, Status
 from bnlab.runtime import (
+    GitState,
     Precision,
     StopRequest,
     autocast,
@@ -133,15 +134,16 @@ def run_experiment(
         _refuse_other_images(run_dir, data)
         task = build_task(config, data, device, precision)
         stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
+        git = git_state()
         run = {
-            **_provenance(config, task, data),
+            **_provenance(config, task, data, git),
             "arm": options.arm or arm_label(config),
             "deterministic": options.deterministic,
             "attempts": attempts,
         }
         _load_checkpoint(run_dir, task, run)
         if not run_dir.started:
-            run_dir.create(config.to_yaml(), installed_packages(), git_state().diff)
+            run_dir.create(config.to_yaml(), installed_packages(), git.diff)
         _write_status(run_dir, run, "running")
         try:
             summary = _train(task, run_dir, run, stop, watcher)
@@ -209,8 +211,7 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
     }
     model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sample = data.train.images[spread(CALIBRATION_IMAGES, len(data.train))]
-    calibrate(model, normalize.apply(sample.to(device)))
+    calibrate(model, plain_sample(batches, CALIBRATION_IMAGES)[0])
     acceleration = resolve_acceleration(train.accelerate, device)
     return Task(
         config=config,
@@ -231,9 +232,9 @@ def spread(wanted: int, count: int) -> torch.Tensor:
     return torch.linspace(0, count - 1, min(wanted, count)).long()
 
 
-def _probe_batch(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    chosen = spread(PROBE_IMAGES, len(task.train.labels)).to(task.device)
-    return task.train.normalize.apply(task.train.images[chosen]), task.train.labels[chosen]
+def plain_sample(batches: Batches, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to `wanted` images, un-augmented and normalized, and their labels, on the device."""
+    return batches.make(spread(wanted, len(batches)).to(batches.device), None)
 
 
 def _train(
@@ -246,7 +247,7 @@ def _train(
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
     saved = time.perf_counter()
     started = saved - run.get("wall_seconds", 0.0)
-    images, labels = _probe_batch(task)
+    images, labels = plain_sample(task.train, PROBE_IMAGES)
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
@@ -377,8 +378,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _provenance(config: Config, task: Task, data: Splits) -> dict[str, Any]:
-    git, dataset = git_state(), config.dataset
+def _provenance(config: Config, task: Task, data: Splits, git: GitState) -> dict[str, Any]:
+    dataset = config.dataset
     return {
         "config_hash": config.hash,
         "seeds": {"run": config.seed},

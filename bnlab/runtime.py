@@ -127,11 +127,17 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the first processor under a field; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+        return ""
+    found = next((line for line in lines if line.startswith(field)), "")
+    return found.partition(":")[2].strip()
 
 
 def resolve_precision(
@@ -316,11 +322,4 @@ def installed_packages() -> str:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    return _cpuinfo("model name") or platform.processor()
