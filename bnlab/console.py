@@ -40,6 +40,18 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     return "  ".join(parts)
 
 
+def _live_bars(console: Console) -> Progress:
+    """Bars with a description, a field `detail` and the time left, gone when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 class PlainWatcher(Watcher):
     """One line an epoch, with the time left."""
 
@@ -68,14 +80,7 @@ class LiveWatcher(Watcher):
     """A bar that moves with the steps, and above it a line for each epoch."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = _live_bars(console)
         self._task: TaskID | None = None
         self._loading: TaskID | None = None
         self._config: Config | None = None
@@ -185,14 +190,7 @@ class LiveStudyWatcher(StudyWatcher):
     """An overall bar, under it a line per active run, and above it what has ended."""
 
     def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        self._progress = _live_bars(console)
         self._overall = self._progress.add_task("runs", total=None, detail="")
         self._finished, self._total, self._failed = 0, 0, 0
         self._lines: dict[Path, TaskID] = {}
