@@ -1,6 +1,8 @@
 """Parameter groups, optimizers, and learning-rate schedules as pure functions of the step."""
 
 import math
+from functools import cache
+from threading import Thread
 
 import torch
 from torch import nn
@@ -28,8 +30,22 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     return groups + ([{"params": spared, "weight_decay": 0.0}] if spared else [])
 
 
+@cache
+def _load_compiler() -> None:
+    """Let torch import its compiler, which it does with a process' first optimizer.
+
+    In a thread of its own: some frame of that import refers to itself, and so it and all frames
+    that called it, with a network and its images among their variables, would stay in memory until
+    a garbage collection.
+    """
+    thread = Thread(target=lambda: torch.optim.SGD([torch.zeros(1)], lr=0.0))
+    thread.start()
+    thread.join()
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """SGD with momentum or Adam (with L2 in the gradient, as torch.optim.Adam), both fused."""
+    _load_compiler()
     groups = parameter_groups(model, config)
     if config.name == "adam":
         return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=True)
