@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -40,6 +41,10 @@ UNHASHED_VALUES = (
     ("train.accelerate", "graph"),
 )
 """Choices that give the same numbers; a key with one of these values is left out likewise."""
+
+LATER_KEYS: Mapping[str, Any] = {"model.depths": [], "model.residual": False}
+"""Keys that the schema got after runs had been recorded, each with the value that leaves things as
+they were: a record without the key means that value, and the hash leaves such a pair out."""
 
 
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -135,12 +140,29 @@ class ModelConfig(Section):
 
     widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1)
     """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
+    depths: tuple[Width, ...] = ()
+    """Convolutions of each width, as in [1, 1, 6]; empty for one each. All are numbered through
+    (conv1, conv2, ...), and only the last one of a width pools."""
+    residual: bool = False
+    """Add a block's input right before its ReLU wherever both have the same shape: in every
+    convolution of a width but the first, and in that one where the width does not change."""
     hidden: tuple[Width, ...] = (1024,)
     """Fully connected layers before the classifier."""
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping a unit after each hidden fully connected layer."""
     init: InitConfig = InitConfig()
+
+    @field_validator("depths")
+    @classmethod
+    def _one_depth_a_width(cls, depths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        widths = info.data.get("widths", ())
+        if depths and widths and len(depths) != len(widths):
+            raise ValueError(
+                f"expected one number for each of the {len(widths)} widths, or [] for one "
+                f"convolution each; got {len(depths)}"
+            )
+        return depths if any(depth > 1 for depth in depths) else ()
 
 
 class OptimConfig(Section):
@@ -241,7 +263,9 @@ def resolved_hash(resolved: Mapping[str, Any]) -> str:
     kept = {
         key: value
         for key, value in flatten(resolved).items()
-        if key not in UNHASHED and (key, value) not in UNHASHED_VALUES
+        if key not in UNHASHED
+        and (key, value) not in UNHASHED_VALUES
+        and (key, value) not in LATER_KEYS.items()
     }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

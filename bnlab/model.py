@@ -24,13 +24,14 @@ from bnlab.runtime import Stochastic, stream, stream_seed
 Shape: TypeAlias = tuple[int, ...]
 
 CONV_ORDERS: Mapping[str, tuple[str, ...]] = {
-    "before_activation": ("conv", "norm", "relu", "pool"),
-    "after_activation": ("conv", "relu", "norm", "pool"),
-    "after_pool": ("conv", "relu", "pool", "norm"),
-    "before_conv": ("norm", "conv", "relu", "pool"),
-    "both": ("conv", "norm", "relu", "norm2", "pool"),
+    "before_activation": ("keep", "conv", "norm", "add", "relu", "pool"),
+    "after_activation": ("keep", "conv", "add", "relu", "norm", "pool"),
+    "after_pool": ("keep", "conv", "add", "relu", "pool", "norm"),
+    "before_conv": ("keep", "norm", "conv", "add", "relu", "pool"),
+    "both": ("keep", "conv", "norm", "add", "relu", "norm2", "pool"),
 }
-"""Parts of a convolution block by placement, in order."""
+"""Parts of a convolution block by placement, in order; `keep` and `add` are the two ends of a
+shortcut (He et al. 2016, arXiv:1512.03385, around one convolution)."""
 
 FC_ORDERS: Mapping[str, tuple[str, ...]] = {
     "before_activation": ("fc", "norm", "relu", "dropout"),
@@ -64,6 +65,41 @@ class Dropout(Stochastic):
             self.keep, generator=self.generator(features.device)
         )
         return features * kept.div_(self.keep)
+
+
+class Keep(nn.Module):
+    """The identity at the start of a shortcut, which holds what passes for the shortcut's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features themselves."""
+        self._kept = features
+        return features
+
+    def take(self) -> Tensor:
+        """What passed last, once."""
+        kept, self._kept = self._kept, None
+        assert kept is not None
+        return kept
+
+
+class Add(nn.Module):
+    """The end of a shortcut: adds what passed at its start.
+
+    Args:
+        take: `Keep.take` of the start. A network stays a flat sequence this way.
+    """
+
+    def __init__(self, take: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self._take = take
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of the same shape as those at the start."""
+        return features + self._take()
 
 
 # --------------------------------------------------------------------------------- the layers
@@ -114,14 +150,25 @@ def layout(config: ModelConfig, in_shape: Shape, num_classes: int) -> list[Slot]
     """
     norm = config.norm
     facts = NORMS.entry(norm.name).facts
-    conv_parts = _present(CONV_ORDERS[norm.placement], norm=norm.conv and norm.name != "none")
+    channels = in_shape[0]
+    planned: list[tuple[str, str, int]] = []
+    for number, (width, last) in enumerate(_convolutions(config), 1):
+        shortcut = config.residual and width == channels
+        parts = _present(
+            CONV_ORDERS[norm.placement],
+            norm=norm.conv and norm.name != "none",
+            keep=shortcut,
+            add=shortcut,
+            pool=last,
+        )
+        planned += [(f"conv{number}", part, width) for part in parts]
+        channels = width
     fc_parts = _present(
         FC_ORDERS[norm.placement],
         norm=norm.fc and norm.name != "none" and "conv_only" not in facts,
         dropout=config.dropout > 0,
     )
-    planned = [
-        *((f"conv{i}", part, w) for i, w in enumerate(config.widths, 1) for part in conv_parts),
+    planned += [
         ("flatten", "flatten", 0),
         *((f"fc{i}", part, w) for i, w in enumerate(config.hidden, 1) for part in fc_parts),
         (CLASSIFIER, CLASSIFIER, num_classes),
@@ -136,12 +183,23 @@ def layout(config: ModelConfig, in_shape: Shape, num_classes: int) -> list[Slot]
     return slots
 
 
-def _present(order: tuple[str, ...], *, norm: bool, dropout: bool = False) -> tuple[str, ...]:
-    present = {"norm": norm, "norm2": norm, "dropout": dropout}
+def _convolutions(config: ModelConfig) -> list[tuple[int, bool]]:
+    """Width of each convolution, and whether it is the last one of that width."""
+    depths = config.depths or (1,) * len(config.widths)
+    return [
+        (width, number == depth)
+        for width, depth in zip(config.widths, depths, strict=True)
+        for number in range(1, depth + 1)
+    ]
+
+
+def _present(order: tuple[str, ...], *, norm: bool, **others: bool) -> tuple[str, ...]:
+    """The parts of an order less those that are said to be absent."""
+    present = {"norm": norm, "norm2": norm, **others}
     return tuple(part for part in order if present.get(part, True))
 
 
-def _build_layer(slot: Slot, config: ModelConfig) -> nn.Module:
+def _build_layer(slot: Slot, config: ModelConfig, built: Mapping[str, nn.Module]) -> nn.Module:
     channels = slot.shape[0]
     builders: Mapping[str, Callable[[], nn.Module]] = {
         # skip_init: torch's own initialization would draw from the global stream, in vain.
@@ -154,8 +212,15 @@ def _build_layer(slot: Slot, config: ModelConfig) -> nn.Module:
         "pool": lambda: nn.MaxPool2d(2),
         "flatten": nn.Flatten,
         "dropout": lambda: Dropout(config.dropout),
+        "keep": Keep,
+        "add": lambda: Add(_keep_of(built[f"{slot.block}_keep"]).take),
     }
     return builders[slot.part]()
+
+
+def _keep_of(layer: nn.Module) -> Keep:
+    assert isinstance(layer, Keep)
+    return layer
 
 
 def build_model(
@@ -177,8 +242,10 @@ def build_model(
     Raises:
         ConfigError: If the normalizer is unknown or cannot stand on one of the layers.
     """
-    slots = layout(config, in_shape, num_classes)
-    model = nn.Sequential(OrderedDict((slot.name, _build_layer(slot, config)) for slot in slots))
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for slot in layout(config, in_shape, num_classes):
+        layers[slot.name] = _build_layer(slot, config, layers)
+    model = nn.Sequential(layers)
     _initialize(model, config, seed)
     for name, module in model.named_children():
         if isinstance(module, Dropout):

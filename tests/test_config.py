@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bnlab.config import (
     ABSENT,
+    LATER_KEYS,
     Config,
     Layer,
     Section,
@@ -17,6 +18,7 @@ from bnlab.config import (
     flatten,
     load_config,
     parse_yaml,
+    resolved_hash,
     restore_config,
     sublayer,
 )
@@ -203,6 +205,7 @@ def test_switching_the_norm_off_drops_the_fields_that_then_mean_nothing(tmp_path
         ("optim.betas=[0.5, 0.9]", []),
         ("optim.milestones=[0.1]", ["optim.schedule=cosine"]),
         ("model.norm.groups=4", []),
+        ("model.depths=[1]", ["model.widths=[8]"]),
         ("model.norm.momentum=0.4", ["model.norm.name=group"]),
         ("dataset.root=elsewhere", ["dataset.name=synthetic"]),
         ("seed=7", []),
@@ -216,9 +219,26 @@ def test_what_does_not_change_the_experiment_does_not_change_the_hash(
     assert make(*context, idle).hash == make(*context).hash
 
 
-@pytest.mark.parametrize("real", ["optim.lr=0.2", "model.norm.momentum=0.4", "dataset.val_size=5"])
+@pytest.mark.parametrize(
+    "real", ["optim.lr=0.2", "model.norm.momentum=0.4", "dataset.val_size=5", "model.residual=true"]
+)
 def test_what_changes_the_experiment_changes_the_hash(real: str) -> None:
     assert make(real).hash != make().hash
+
+
+def test_a_record_without_the_later_keys_means_what_it_was_made_with() -> None:
+    config = make()
+    resolved = config.resolved()
+    for key in ("depths", "residual"):
+        assert f"model.{key}" in LATER_KEYS
+        del resolved["model"][key]
+    assert resolved_hash(resolved) == config.hash
+    assert restore_config(resolved) == config
+
+
+def test_depths_must_fit_the_widths() -> None:
+    with pytest.raises(ConfigError, match=r"one number for each of the 3 widths"):
+        make("model.depths=[1, 2]")
 
 
 settings_of_a_run = st.fixed_dictionaries(

@@ -99,6 +99,85 @@ def test_a_placement_is_an_order_of_parts(placement: str, conv: str, fc: str) ->
     assert " ".join(short) == f"{conv} flatten {fc} classifier"
 
 
+def test_depths_number_the_convolutions_through_and_pool_once_a_width() -> None:
+    model = tiny({"name": "none"}, depths=(2, 1))
+    assert children(model)[:8] == [
+        *("conv1", "conv1_relu", "conv2", "conv2_relu", "conv2_pool"),
+        *("conv3", "conv3_relu", "conv3_pool"),
+    ]
+    shapes = [parameter(model, f"conv{i}.weight").shape[:2] for i in (1, 2, 3)]
+    assert shapes == [(4, 3), (4, 4), (6, 4)]
+
+
+def test_one_convolution_of_each_width_is_the_network_without_depths() -> None:
+    assert configured(depths=(1, 1)) == configured()
+
+
+@pytest.mark.parametrize(
+    ("placement", "second"),
+    [
+        ("before_activation", "keep conv2 norm add relu pool"),
+        ("after_activation", "keep conv2 add relu norm pool"),
+        ("after_pool", "keep conv2 add relu pool norm"),
+        ("before_conv", "keep norm conv2 add relu pool"),
+        ("both", "keep conv2 norm add relu norm2 pool"),
+    ],
+)
+def test_shortcuts_end_before_the_relu_where_shapes_allow(placement: str, second: str) -> None:
+    names = children(tiny({"placement": placement}, depths=(2, 1), residual=True))
+    assert not any("add" in name for name in names if name.startswith(("conv1", "conv3")))
+    found = [name.removeprefix("conv2_") for name in names if name.startswith("conv2")]
+    assert " ".join(found) == second
+
+
+def test_a_residual_block_adds_its_input_before_its_relu() -> None:
+    fields: dict[str, object] = {"widths": (4,), "depths": (2,), "hidden": ()}
+    model = tiny({"name": "none"}, **fields, residual=True)
+    plain = tiny({"name": "none"}, **fields)
+    inputs = images()
+    first = F.relu(F.conv2d(inputs, *conv(model, 1), padding=1))
+    second = F.relu(first + F.conv2d(first, *conv(model, 2), padding=1))
+    expected = F.linear(F.max_pool2d(second, 2).flatten(1), *linear(model))
+    torch.testing.assert_close(model(inputs), expected)
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in plain.state_dict().items()
+    }
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_residual_block_whose_convolution_is_zero_passes_its_input() -> None:
+    model = tiny({"name": "none"}, widths=(4,), depths=(3,), residual=True)
+    shallow = tiny({"name": "none"}, widths=(4,))
+    with torch.no_grad():
+        for layer in ("conv2", "conv3"):
+            parameter(model, f"{layer}.weight").zero_()
+    shallow.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith(("conv2", "conv3"))}
+    )
+    inputs = images()
+    assert torch.equal(model(inputs), shallow(inputs))
+
+
+def conv(model: nn.Module, number: int) -> tuple[Tensor, Tensor]:
+    return parameter(model, f"conv{number}.weight"), parameter(model, f"conv{number}.bias")
+
+
+def linear(model: nn.Module) -> tuple[Tensor, Tensor]:
+    return parameter(model, "classifier.weight"), parameter(model, "classifier.bias")
+
+
+@pytest.mark.parametrize(("name", "placement"), list(product(NORMS, CONV_ORDERS)))
+def test_every_norm_trains_in_deep_residual_networks(name: str, placement: str) -> None:
+    model = tiny({"name": name, "placement": placement}, depths=(2, 2), residual=True)
+    inputs = images()
+    calibrate(model, inputs)
+    loss = F.cross_entropy(model(inputs), torch.arange(6) % 5)
+    loss.backward()
+    for key, value in model.named_parameters():
+        assert value.grad is not None, key
+        assert value.grad.isfinite().all(), key
+
+
 def test_the_two_tables_of_orders_have_the_placements_of_the_schema() -> None:
     placements = NormConfig.model_fields["placement"].annotation
     assert set(CONV_ORDERS) == set(FC_ORDERS) == set(getattr(placements, "__args__", ()))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bnlab.config import UNHASHED, flatten, resolved_hash
+from bnlab.config import LATER_KEYS, UNHASHED, flatten, resolved_hash
 from bnlab.errors import BnlabError, ConfigError
 from bnlab.rundir import RunDir, RunRecord, find_runs, load_record, walk_runs
 
@@ -150,7 +150,7 @@ def _without(root: Path, text: str) -> str:
 
 def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
     remarks = [f"{remark}" for remark in record.remarks]
-    flat = flatten(record.config)
+    flat = {**LATER_KEYS, **flatten(record.config)}
     if record.summary is None:
         error = f" ({record.run['error']})" if record.run.get("error") else ""
         state = "not finished (no summary.json)" if record.status == "done" else record.status

@@ -61,7 +61,8 @@ def estimate_left(survey: Survey, runs_dir: Path) -> Estimate:
 
 def _network(config: Mapping[str, Any]) -> str:
     model = config["model"]
-    return json.dumps([model["widths"], model["hidden"], config["train"]["batch_size"]])
+    depths = model.get("depths", [])
+    return json.dumps([model["widths"], depths, model["hidden"], config["train"]["batch_size"]])
 
 
 def _run_seconds(
