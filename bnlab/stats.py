@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, nctdtr, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, bdtrc, bdtrik, gammaln, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 Array: TypeAlias = NDArray[np.float64]
 Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
@@ -305,6 +305,103 @@ def _monte_carlo_p(extreme: NDArray[np.bool_]) -> float:
     return (1 + int(extreme.sum())) / (1 + len(extreme))
 
 
+# ------------------------------------------------------------------------------- effects by ranks
+
+
+@dataclass(frozen=True, eq=False)
+class MedianEffect:
+    """The median of an effect of which each seed gives bounds: no spread, no distribution assumed.
+
+    Tests are sign tests, limits the order statistics that belong to them (Thompson 1936): exact
+    for an effect in steps, where all seeds may agree, and for a censored one.
+
+    Attributes:
+        low: Least value that each seed allows; minus infinity where it sets none: (seeds,).
+        high: Greatest; infinity likewise; equal to `low` where the value is known: (seeds,).
+    """
+
+    low: Array
+    high: Array
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or len(self.low) == 0:
+            raise ValueError(f"{len(self.low)} low and {len(self.high)} high bounds: need as many")
+        if np.isnan(self.low).any() or np.isnan(self.high).any() or (self.low > self.high).any():
+            raise ValueError("every low bound must be at most its high bound")
+
+    @property
+    def estimate(self) -> float:
+        """The least sample median that the bounds allow; may be minus infinity."""
+        return _median(self.low)
+
+    def p(self, null: float, alternative: Literal["greater", "less"]) -> float:
+        """One-sided sign test; `greater` tests the hypothesis that the median is at most `null`.
+
+        A seed counts for the alternative only if its bounds put it strictly beyond `null`.
+        """
+        _check_alternative(alternative)
+        beyond = self.low > null if alternative == "greater" else self.high < null
+        return _binomial_tail(len(self.low), int(beyond.sum()))
+
+    def interval(self, level: float = 0.95, level_high: float | None = None) -> Interval:
+        """The estimate with limits that exclude exactly what the sign test rejects.
+
+        Args:
+            level: Of the two-sided interval that the lower limit belongs to.
+            level_high: The same for the upper limit, if it is another.
+        """
+        n = len(self.low)
+        low_rank = _sign_rank(n, (1 - _fraction(level, "level")) / 2)
+        high_rank = _sign_rank(n, (1 - _fraction(level_high or level, "level_high")) / 2)
+        low = float(np.sort(self.low)[low_rank - 1]) if low_rank else -math.inf
+        high = float(np.sort(self.high)[n - high_rank]) if high_rank else math.inf
+        return Interval(self.estimate, low, high, level, n)
+
+
+def _median(values: Array) -> float:
+    """The sample median; the smaller of two middle ones if their mean is not defined."""
+    ordered = np.sort(values)
+    middle = ordered[(len(values) - 1) // 2], ordered[len(values) // 2]
+    return float(middle[0]) if np.isinf(middle).any() else float(np.mean(middle))
+
+
+def _binomial_tail(n: int, successes: int) -> float:
+    """P(at least so many heads in n tosses of a fair coin)."""
+    return sum(math.comb(n, k) for k in range(successes, n + 1)) / 2.0**n
+
+
+def _sign_rank(n: int, alpha: float) -> int:
+    """The largest rank r whose order statistic misses the median with probability <= alpha; or 0.
+
+    The r-th smallest of n values lies above their median with probability P(less than r heads).
+    """
+    ranks = [r for r in range(1, n // 2 + 2) if _binomial_tail(n, n - r + 1) <= alpha * (1 + 1e-9)]
+    return max(ranks, default=0)
+
+
+def required_n_sign(share: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Seeds at which a two-sided sign test finds that more than half lie beyond a value.
+
+    Args:
+        share: True share of seeds beyond it.
+        alpha: Level of the two-sided test.
+        power: Chance of finding it.
+
+    Returns:
+        None where 10,000 seeds are not enough, as for a share of one half.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1], not {share}")
+    _fraction(power, "power")
+    rejected_at = 1 - _half(alpha) / 2
+    n = np.arange(1, 10_001, dtype=np.float64)
+    # Rejected are counts above the least k with P(at most k heads) >= 1 - alpha / 2.
+    k = np.clip(np.ceil(bdtrik(rejected_at, n, 0.5)), 0, n)
+    k = np.where((k > 0) & (bdtr(np.maximum(k - 1, 0), n, 0.5) >= rejected_at), k - 1, k)
+    enough = np.flatnonzero(bdtrc(k, n, share) >= power)
+    return int(n[enough[0]]) if len(enough) else None
+
+
 # ---------------------------------------------------------------------------------- many contrasts
 
 
@@ -347,8 +444,19 @@ def holm_levels(p_values: Sequence[float], level: float = 0.95) -> list[float]:
     return [float(x) for x in levels]
 
 
+def effect_p(
+    effect: Interval | MedianEffect, null: float, alternative: Literal["greater", "less"]
+) -> float:
+    """One-sided p-value of an effect against `null`: Student's t, or the sign test of a median."""
+    if isinstance(effect, MedianEffect):
+        return effect.p(null, alternative)
+    return t_p(effect, null, alternative)
+
+
 def verdict_intervals(
-    contrasts: Sequence[Interval], smallest_effects: Sequence[float], level: float = 0.95
+    contrasts: Sequence[Interval | MedianEffect],
+    smallest_effects: Sequence[float],
+    level: float = 0.95,
 ) -> list[Interval]:
     """Limits for `decide`, corrected for judging several contrasts at once.
 
@@ -360,8 +468,8 @@ def verdict_intervals(
     has no such joint guarantee. A single contrast keeps its ordinary interval.
 
     Args:
-        contrasts: Student or Welch intervals of any level, one a contrast; effects oriented so
-            that positive favors the claim.
+        contrasts: Student or Welch intervals of any level, or medians, one a contrast; effects
+            oriented so that positive favors the claim.
         smallest_effects: Smallest effect of interest of each, positive, fixed beforehand.
         level: 1 - alpha, for the whole family.
     """
@@ -371,22 +479,31 @@ def verdict_intervals(
         )
     positive = [_positive(effect, "a smallest effect") for effect in smallest_effects]
     # Twice a one-sided p at level 1 - alpha is the one-sided test at alpha / 2.
-    above = [min(1.0, 2 * t_p(interval, 0.0, "greater")) for interval in contrasts]
+    above = [min(1.0, 2 * effect_p(effect, 0.0, "greater")) for effect in contrasts]
     below = [
-        min(1.0, 2 * t_p(interval, effect, "less"))
-        for interval, effect in zip(contrasts, positive, strict=True)
+        min(1.0, 2 * effect_p(effect, least, "less"))
+        for effect, least in zip(contrasts, positive, strict=True)
     ]
-    corrected = []
-    for interval, level_low, level_high in zip(
-        contrasts, holm_levels(above, level), holm_levels(below, level), strict=True
-    ):
-        assert interval.df is not None
-        assert interval.standard_error is not None
-        estimate, error, df, n = interval.estimate, interval.standard_error, interval.df, interval.n
-        low = _t_interval(estimate, error, df, n, level_low).low
-        high = _t_interval(estimate, error, df, n, level_high).high
-        corrected.append(replace(interval, low=low, high=high, level=level))
-    return corrected
+    return [
+        _corrected(effect, low, high, level)
+        for effect, low, high in zip(
+            contrasts, holm_levels(above, level), holm_levels(below, level), strict=True
+        )
+    ]
+
+
+def _corrected(
+    effect: Interval | MedianEffect, level_low: float, level_high: float, level: float
+) -> Interval:
+    """An effect's interval of a nominal level whose two limits have levels of their own."""
+    if isinstance(effect, MedianEffect):
+        return replace(effect.interval(level_low, level_high), level=level)
+    assert effect.df is not None
+    assert effect.standard_error is not None
+    estimate, error, df, n = effect.estimate, effect.standard_error, effect.df, effect.n
+    low = _t_interval(estimate, error, df, n, level_low).low
+    high = _t_interval(estimate, error, df, n, level_high).high
+    return replace(effect, low=low, high=high, level=level)
 
 
 # ----------------------------------------------------------------------------------------- verdict

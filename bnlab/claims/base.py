@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from bnlab.registry import Registry
 from bnlab.stats import (
     Interval,
+    MedianEffect,
     decide,
+    effect_p,
     holm,
     mean_interval,
     required_n,
+    required_n_sign,
     sign_flip_p,
     smallest_sign_flip_p,
-    t_p,
     verdict_intervals,
 )
 
@@ -110,15 +112,17 @@ class Contrast:
     """What a claim measured.
 
     Attributes:
-        differences: One effect a seed; positive favors the claim.
-        interval: Student's 95 % interval of their mean, not corrected.
-        p: Exact two-sided sign-flip p-value, not corrected.
+        differences: One effect a seed, in steps the least one possible; positive favors the claim.
+        effect: What is judged: Student's 95 % interval of their mean, or their median.
+        interval: 95 % limits of it, not corrected.
+        p: Exact two-sided p-value, not corrected: of the sign-flip test, or of the sign test.
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it; "" if nothing stands against one.
     """
 
     differences: Array
+    effect: Interval | MedianEffect
     interval: Interval
     p: float
     details: tuple[Detail, ...] = ()
@@ -141,14 +145,37 @@ def make_contrast(
         guard: Why no verdict may be built on it.
     """
     generator = np.random.default_rng(0)  # above 20 seeds the test draws its sign patterns
+    interval = mean_interval(differences, LEVEL)
     return Contrast(
         differences,
-        mean_interval(differences, LEVEL),
+        interval,
+        interval,
         sign_flip_p(differences, generator=generator),
         tuple(details),
         tuple(remarks),
         guard,
     )
+
+
+def make_median_contrast(
+    low: Array,
+    high: Array,
+    details: Sequence[Detail] = (),
+    remarks: Sequence[str] = (),
+    guard: str = "",
+) -> Contrast:
+    """The contrast of effects in steps, of which a seed may give no more than bounds.
+
+    Args:
+        low: Least effect that each seed allows; minus infinity where it sets none: (seeds,).
+        high: Greatest; infinity likewise: (seeds,).
+        details: Further numbers.
+        remarks: What to know about the effect.
+        guard: Why no verdict may be built on it.
+    """
+    effect = MedianEffect(low, high)
+    p = min(1.0, 2 * min(effect.p(0.0, "greater"), effect.p(0.0, "less")))
+    return Contrast(low, effect, effect.interval(LEVEL), p, tuple(details), tuple(remarks), guard)
 
 
 def detail(name: str, values: Array, unit: Unit = "pp") -> Detail:
@@ -266,11 +293,11 @@ def judge_together(
         place: forbidden for place, (_, c) in enumerate(contrasts) if (forbidden := _bar(c))
     }
     judged = [place for place in range(len(contrasts)) if place not in verdicts]
-    intervals = [contrasts[place][1].interval for place in judged]
-    effects = [contrasts[place][0].smallest_effect for place in judged]
-    corrected = verdict_intervals(intervals, effects, level)
+    effects = [contrasts[place][1].effect for place in judged]
+    smallest = [contrasts[place][0].smallest_effect for place in judged]
+    corrected = verdict_intervals(effects, smallest, level)
     # "effect >= 0" is a family of hypotheses of its own, which the upper limits do not test.
-    below = holm([min(1.0, 2 * t_p(interval, 0.0, "less")) for interval in intervals])
+    below = holm([min(1.0, 2 * effect_p(effect, 0.0, "less")) for effect in effects])
     for place, interval, p in zip(judged, corrected, below, strict=True):
         claim, contrast = contrasts[place]
         verdicts[place] = claim.judge(claim, contrast, interval, p <= 1 - level)
@@ -290,12 +317,12 @@ def _bar(contrast: Contrast) -> Verdict | None:
     return None
 
 
-def judge_effect(claim: Claim, _contrast: Contrast, interval: Interval, reversal: bool) -> Verdict:
+def judge_effect(claim: Claim, contrast: Contrast, interval: Interval, reversal: bool) -> Verdict:
     """The rule of `RULE`.
 
     Args:
         claim: Its smallest effect of interest counts.
-        _contrast: What was measured; rules that look further take it.
+        contrast: What was measured.
         interval: Its limits, corrected for the claims judged together.
         reversal: Whether "reversed" survives the same correction.
     """
@@ -317,7 +344,7 @@ def judge_effect(claim: Claim, _contrast: Contrast, interval: Interval, reversal
             "": f"less than {least}",
         }[sublabel]
         return Verdict("REFUTED", sublabel, interval, why=f"{shown} ({limits}): {meaning}")
-    n = settling_n(interval, smallest)
+    n = settling_n(contrast.effect, smallest)
     seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
     return Verdict(
         "INCONCLUSIVE",
@@ -328,16 +355,23 @@ def judge_effect(claim: Claim, _contrast: Contrast, interval: Interval, reversal
     )
 
 
-def settling_n(interval: Interval, smallest_effect: float) -> int | None:
+def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int | None:
     """Seeds at which an effect like this one is told from 0, or from the smallest of interest.
 
     With power 0.8, at the level that Holm's procedure gives the first of `FAMILY` claims. None
     above `MAX_N`.
 
     Args:
-        interval: Student's interval, of any level, of the effect.
+        effect: Student's interval, of any level, or a median.
         smallest_effect: Smallest effect of interest.
     """
+    if isinstance(effect, MedianEffect):
+        n = len(effect.low)
+        above, below = (effect.low > 0).mean(), (effect.high < smallest_effect).mean()
+        share = above if effect.estimate >= smallest_effect else below
+        needed = required_n_sign(float(share), ALPHA / FAMILY)
+        return None if needed is None else max(needed, n + 1, MIN_N)
+    interval = effect
     assert interval.standard_error is not None
     estimate, spread = interval.estimate, interval.standard_error * math.sqrt(interval.n)
     distance = estimate if estimate >= smallest_effect else smallest_effect - estimate
