@@ -33,7 +33,7 @@ from bnlab.experiment import build_task, plain_sample
 from bnlab.many import own_stream
 from bnlab.model import build_model, norm_layers
 from bnlab.norms import calibrate
-from bnlab.probes import run_probes
+from bnlab.probes import Sample, run_probes
 from bnlab.probes.base import PROBE_IMAGES
 from bnlab.recorder import open_recorder
 from bnlab.rundir import RunDir
@@ -194,7 +194,7 @@ class Alone:
             sums = training_sums(self.task)
             sums.add_gradients = lambda: None  # type: ignore[method-assign]
         if self.kind == "recorded":
-            self.seen = plain_sample(self.task.train, PROBE_IMAGES)
+            self.seen = Sample(*plain_sample(self.task.train, PROBE_IMAGES))
 
     def __call__(self) -> Lap:
         """One epoch."""
@@ -211,7 +211,7 @@ class Alone:
         ):
             started = time.perf_counter()
             with autocast(task.precision, task.device):
-                probed = run_probes(CHEAP_PROBES, task.model, *self.seen)
+                probed = run_probes(CHEAP_PROBES, task.model, self.seen)
             record = {"epoch": 1, "step": 1, "train/loss": 1.0, **probed}
             recorder.write(record, norm_layers(task.model))
             return time.perf_counter() - started

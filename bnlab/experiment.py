@@ -1,10 +1,11 @@
 """One run, from its configuration to its summary, on one page."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.model import build_model, check_batch, init_hash, norm_layers, parameter_count
 from bnlab.norms import NORMS, calibrate
 from bnlab.optim import build_optimizer
-from bnlab.probes import PROBES, run_probes
+from bnlab.probes import PROBES, Sample, run_probes
 from bnlab.probes.base import PROBE_IMAGES
 from bnlab.recorder import open_recorder
 from bnlab.rundir import RunDir, Status
@@ -237,6 +238,37 @@ def plain_sample(batches: Batches, wanted: int) -> tuple[torch.Tensor, torch.Ten
     return batches.make(spread(wanted, len(batches)).to(batches.device), None)
 
 
+POPULATION_IMAGES = 10_000
+"""Training images from which a probe may take the population's statistics: 10^3 to 10^4 suffice
+(Wu and Johnson 2021)."""
+
+
+def probe_sample(task: Task) -> Sample:
+    """What the task's probes look at; test images only where the run reads them."""
+    config = task.config
+    test = task.held_out.get("test") if config.train.test_every is not None else None
+    return Sample(
+        *plain_sample(task.train, PROBE_IMAGES),
+        batch_size=config.train.batch_size,
+        train=partial(mixed_batches, task.train, POPULATION_IMAGES),
+        test=None if test is None else partial(mixed_batches, test, len(test)),
+    )
+
+
+def mixed_batches(
+    batches: Batches, most: int, size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Up to so many un-augmented images in batches; data sets may be sorted by class.
+
+    The order is the same for every run. A last batch of one image, which has no statistics of its
+    own, is left out.
+    """
+    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))[:most]
+    for part in order.to(batches.device).split(size):
+        if len(part) > 1 or size == 1:
+            yield batches.make(part, None)
+
+
 def _train(
     task: Task,
     run_dir: RunDir,
@@ -247,7 +279,7 @@ def _train(
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
     saved = time.perf_counter()
     started = saved - run.get("wall_seconds", 0.0)
-    images, labels = plain_sample(task.train, PROBE_IMAGES)
+    sample = probe_sample(task)
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
@@ -262,7 +294,8 @@ def _train(
     ) as recorder:
         for record in fit(task, between_steps):
             with autocast(task.precision, task.device):
-                probed = run_probes(task.config.probes, task.model, images, labels)
+                last = task.position.outcome is not None
+                probed = run_probes(task.config.probes, task.model, sample, last=last)
             line = {**record, **probed}
             recorder.write(line, norm_layers(task.model))
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:

@@ -82,7 +82,8 @@ class StudyFile(Section):
     """What the study compares: by name, what each lays over the rest."""
     tune: dict[str, Any] = Field(default_factory=dict)
     """By key, the values that every arm is tried at; with several keys, all combinations. While
-    tuning, `dataset.val_size` images are held out and the test set is not read. The final runs
+    tuning, `dataset.val_size` images are held out, the test set is not read and nothing is probed,
+    so that studies with other probes share these runs. The final runs
     train on these images too (`train_size`, where given, grows by them) and read the test set after
     the last epoch only, unless `set` gives `train.test_every`."""
     tune_seeds: Annotated[tuple[Seed, ...], _count_from(FIRST_TUNE_SEED)] = ()
@@ -339,7 +340,7 @@ class _Builder:
         final: dict[str, Any] = {"dataset": everything}
         if not self._sets("train.test_every"):
             final["train"] = {"test_every": 0}
-        tune = Layer({"train": {"test_every": None}}, {})
+        tune = Layer({"train": {"test_every": None}, "probes": []}, {})
         configs["tune", arm, point] = build_config([*layers, tune], self.vocabulary)
         configs["final", arm, point] = build_config([*layers, Layer(final, {})], self.vocabulary)
 

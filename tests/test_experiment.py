@@ -20,7 +20,15 @@ from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config
 from bnlab.datasets import Splits, load_splits
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
-from bnlab.experiment import RunOptions, Watcher, run_experiment, run_path, spread
+from bnlab.experiment import (
+    RunOptions,
+    Watcher,
+    build_task,
+    mixed_batches,
+    run_experiment,
+    run_path,
+    spread,
+)
 from bnlab.rundir import RunDir, load_record
 from bnlab.train import Position
 
@@ -568,3 +576,34 @@ def test_the_loss_curve_at_a_fixed_seed_is_the_recorded_one(
 def _clean(tmp_path: Path) -> Any:
     yield
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_a_run_is_probed_every_epoch_and_once_at_its_end(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    probes = "probes=[fit, statistics]"
+    run_experiment(tiny_config(probes), tmp_path / "read")
+    run_experiment(tiny_config(probes, "train.test_every=null"), tmp_path / "unread")
+    read, unread = (RunDir(tmp_path / name).read_metrics() for name in ("read", "unread"))
+    assert all("probe/eval_loss/train" in record for record in (*read, *unread))
+    by_statistics = [[tag for tag in record if "test_accuracy/" in tag] for record in read]
+    assert by_statistics[:-1] == [[]] * (len(read) - 1)
+    assert len(by_statistics[-1]) == 3
+    assert not any("test" in tag for record in unread for tag in record)
+    plain = run_experiment(tiny_config(), tmp_path / "plain")
+    probed = RunDir(tmp_path / "read").read_summary()
+    assert probed["test/loss"] == plain["test/loss"]
+
+
+def test_batches_for_probes_mix_the_classes_and_drop_a_last_single_image(
+    tiny_config: MakeConfig,
+) -> None:
+    config = tiny_config()
+    data = load_splits(config.dataset)
+    task = build_task(config, data, torch.device("cpu"), "fp32")
+    drawn = list(mixed_batches(task.train, 33, 16))
+    assert [len(labels) for _, labels in drawn] == [16, 16]
+    labels = torch.cat([labels for _, labels in drawn])
+    assert len(labels.unique()) > 5
+    again = torch.cat([labels for _, labels in mixed_batches(task.train, 33, 16)])
+    assert torch.equal(labels, again)

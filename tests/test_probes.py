@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,17 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnlab.model import build_model
-from bnlab.probes import PROBES, run_probes
+from bnlab.probes import PROBES, Sample, run_probes
 from bnlab.probes.activations import activations
 from bnlab.probes.gradients import gradients
 from bnlab.probes.weights import weights
 
 
-def batch(images: int = 20) -> tuple[Tensor, Tensor]:
+def batch(images: int = 20) -> Sample:
     generator = torch.Generator().manual_seed(0)
     shape = (images, 3, 32, 32)
     labels = torch.randint(10, (images,), generator=generator)
-    return torch.randn(shape, generator=generator).double(), labels
+    pixels = torch.randn(shape, generator=generator).double()
+
+    def batches(size: int) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(pixels.split(size), labels.split(size), strict=True))
+
+    return Sample(pixels, labels, 8, batches, batches)
 
 
 @pytest.fixture
@@ -39,14 +45,14 @@ def outputs(model: nn.Sequential, images: Tensor) -> dict[str, Tensor]:
 def test_every_probe_gives_finite_numbers_under_its_own_tags_and_leaves_no_trace(
     name: str, model: nn.Sequential
 ) -> None:
-    images, labels = batch()
-    model(images).sum().backward()
+    sample = batch()
+    model(sample.images).sum().backward()
     model.eval()
     model[0].train()
     before = {key: value.clone() for key, value in model.state_dict().items() if value is not None}
     gradients_before = [parameter.grad for parameter in model.parameters()]
     stream = torch.get_rng_state()
-    values = run_probes([name], model, images, labels)
+    values = run_probes([name], model, sample, last=True)
     assert values
     assert all(tag.startswith("probe/") and math.isfinite(value) for tag, value in values.items())
     after = model.state_dict()
@@ -61,8 +67,8 @@ def test_activation_statistics_are_medians_over_channels_of_torchs_own(
     tiny_config: MakeConfig,
 ) -> None:
     model = build_model(tiny_config().model, seed=0).double()
-    images, labels = batch(19)  # not a whole number of parts
-    seen, values = outputs(model, images), activations(model, images, labels)
+    sample = batch(19)  # not a whole number of parts
+    seen, values = outputs(model, sample.images), activations(model, sample)
     for name in ("conv1", "conv2", "fc1", "classifier"):
         channels = seen[name].transpose(0, 1).flatten(1)
         std = channels.std(dim=1).median()
@@ -78,16 +84,16 @@ def test_a_relu_channel_that_never_fires_is_dead(tiny_config: MakeConfig) -> Non
     assert conv.bias is not None
     with torch.no_grad():
         conv.bias[1] = -1e6
-    assert activations(model, *batch())["probe/dead/conv1_relu"] == 1 / 4
+    assert activations(model, batch())["probe/dead/conv1_relu"] == 1 / 4
 
 
 def test_activation_gradients_are_those_of_the_mean_loss(tiny_config: MakeConfig) -> None:
     model = build_model(tiny_config("model.norm=none").model, seed=0).double()
-    images, labels = batch()
-    seen = outputs(model, images)
-    loss = F.cross_entropy(seen["classifier"], labels)
+    sample = batch()
+    seen = outputs(model, sample.images)
+    loss = F.cross_entropy(seen["classifier"], sample.labels)
     (expected,) = torch.autograd.grad(loss, seen["conv2"])
-    found = gradients(model, images, labels)["probe/activation_grad/conv2"]
+    found = gradients(model, sample)["probe/activation_grad/conv2"]
     assert found == pytest.approx(expected.square().mean().sqrt().item())
 
 
@@ -97,7 +103,7 @@ def test_weight_probes_count_the_gammas_below_and_near_zero(tiny_config: MakeCon
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([-1.0, 0.001, 2.0, 3.0]))
-    values = weights(model, *batch())
+    values = weights(model, batch())
     assert values["probe/gamma_negative/conv1_norm"] == 0.25
     assert values["probe/gamma_tiny/conv1_norm"] == 0.25
     assert values["probe/gamma_median/conv1_norm"] == pytest.approx(0.001)
@@ -112,3 +118,81 @@ def test_an_unknown_probe_is_an_error_that_lists_the_known_ones(
 ) -> None:
     with pytest.raises(Exception, match=r"unknown probe 'activation'; did you mean 'activations'"):
         tiny_config("probes=[activation]")
+
+
+def test_the_fit_is_that_of_the_network_at_test_time(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config("model.dropout=0.5").model, seed=0).double()
+    sample = batch()
+    model(sample.images)
+    values = run_probes(["fit"], model, sample)
+    logits = model.eval()(sample.images)
+    loss = F.cross_entropy(logits, sample.labels).item()
+    assert values["probe/eval_loss/train"] == pytest.approx(loss, rel=1e-6)
+    correct = (logits.argmax(1) == sample.labels).double().mean().item()
+    assert values["probe/eval_accuracy/train"] == correct
+
+
+def own_statistics(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits by the batch's statistics, without dropout."""
+    model.eval()
+    for module in model.modules():
+        if "num_batches_tracked" in dict(module.named_buffers(recurse=False)):
+            module.train()
+    with torch.no_grad():
+        return model(images)  # type: ignore[no-any-return]
+
+
+def test_a_network_is_tested_by_its_batches_own_statistics(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config("model.dropout=0.5").model, seed=0).double()
+    sample = batch()
+    found = run_probes(["statistics"], model, sample, last=True)
+    small = [
+        F.cross_entropy(own_statistics(model, images), labels, reduction="sum")
+        for images, labels in zip(sample.images.split(8), sample.labels.split(8), strict=True)
+    ]
+    whole = F.cross_entropy(own_statistics(model, sample.images), sample.labels)
+    assert found["probe/test_loss/as_trained"] == pytest.approx(float(sum(small)) / 20, rel=1e-6)
+    assert found["probe/test_loss/batches_of_128"] == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_population_statistics_are_torchs_cumulative_average(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config().model, seed=0).double()
+    sample = batch()
+    found = run_probes(["statistics"], model, sample, last=True)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = None
+            module.reset_running_stats()
+    for images in sample.images.split(8):
+        model.train()(images)
+    loss = F.cross_entropy(model.eval()(sample.images), sample.labels).item()
+    assert found["probe/test_loss/population"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_ghost_batches_are_tested_as_trained_and_as_large_as_they_come(
+    tiny_config: MakeConfig,
+) -> None:
+    ghost = tiny_config("model.norm={name: ghost, ghost_size: 4}").model
+    model, plain = (build_model(c, seed=0).double() for c in (ghost, tiny_config().model))
+    plain.load_state_dict(model.state_dict())
+    sample = batch()
+    found = run_probes(["statistics"], model, sample, last=True)
+    of_four = run_probes(["statistics"], plain, replace(sample, batch_size=4), last=True)
+    assert {norm.ghost_size for norm in model.modules() if hasattr(norm, "ghost_size")} == {4}
+    for name, expected in (("as_trained", of_four), ("batches_of_128", of_four)):
+        tag = f"probe/test_loss/{name}"
+        assert found[tag] == pytest.approx(expected[tag], rel=1e-6)
+    assert found["probe/test_loss/as_trained"] != found["probe/test_loss/batches_of_128"]
+
+
+@pytest.mark.parametrize("norm", ["none", "group", "frozen_init"])
+def test_a_network_without_running_statistics_has_nothing_to_choose(
+    tiny_config: MakeConfig, norm: str
+) -> None:
+    model = build_model(tiny_config(f"model.norm={norm}").model, seed=0).double()
+    assert run_probes(["statistics"], model, batch(), last=True) == {}
+
+
+def test_probes_of_the_end_wait_for_it_and_for_test_images(model: nn.Sequential) -> None:
+    assert run_probes(["statistics"], model, batch()) == {}
+    assert run_probes(["statistics"], model, replace(batch(), test=None), last=True) == {}

@@ -3,7 +3,7 @@
 To add one: a file with a function registered in `PROBES`, and one import line here.
 """
 
-from bnlab.probes import activations, gradients, weights  # noqa: F401 - importing registers them
-from bnlab.probes.base import PROBES, Probe, leave_no_trace, run_probes
+from bnlab.probes import activations, fit, gradients, statistics, weights  # noqa: F401 - importing registers them
+from bnlab.probes.base import PROBES, Probe, Sample, leave_no_trace, run_probes
 
-__all__ = ["PROBES", "Probe", "leave_no_trace", "run_probes"]
+__all__ = ["PROBES", "Probe", "Sample", "leave_no_trace", "run_probes"]

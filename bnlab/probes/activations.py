@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bnlab.probes.base import PROBES, outputs_of
+from bnlab.probes.base import PROBES, Sample, outputs_of
 
 PART_IMAGES = 8
 """Images per part of a sum."""
 
 
 @PROBES.register("activations")
-def activations(model: nn.Sequential, images: Tensor, _labels: Tensor) -> dict[str, float]:
+def activations(model: nn.Sequential, sample: Sample) -> dict[str, float]:
     """Per layer, medians over channels of |mean| and standard deviation, and the dead fraction.
 
     `probe/activation_mean/<layer>` and `probe/activation_std/<layer>` describe the layer's own
@@ -21,7 +21,7 @@ def activations(model: nn.Sequential, images: Tensor, _labels: Tensor) -> dict[s
     (`probe/dead/<layer>_relu`) if its activation is zero on every image and position.
     """
     with torch.no_grad(), outputs_of(model, (nn.Conv2d, nn.Linear, nn.ReLU)) as outputs:
-        model(images)
+        model(sample.images)
     values: dict[str, float] = {}
     for name, output in outputs.items():
         if name.endswith("_relu"):

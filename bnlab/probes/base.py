@@ -1,19 +1,47 @@
 """What a probe is, and how it is kept from touching the experiment that it measures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bnlab.registry import Registry
 
-Probe: TypeAlias = Callable[[nn.Sequential, Tensor, Tensor], dict[str, float]]
-"""(model in training mode, normalized images (N, 3, H, W), labels (N,)) -> value by tag.
-Tags are `probe/<quantity>/<layer>`."""
+BatchesOf: TypeAlias = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
+"""From a batch size to batches of normalized, un-augmented images and their labels, in an order
+that is fixed and mixes the classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What probes look at.
+
+    Attributes:
+        images: The same training images every time, normalized, not augmented: (N, 3, H, W).
+        labels: Their classes: (N,).
+        batch_size: Images a training step.
+        train: More of the training images in batches.
+        test: All test images in batches; None where the run does not read them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    batch_size: int = 128
+    train: BatchesOf | None = None
+    test: BatchesOf | None = None
+
+
+Probe: TypeAlias = Callable[[nn.Sequential, Sample], dict[str, float]]
+"""(model in training mode, sample) -> value by tag. Tags are `probe/<quantity>/<layer>`, or what
+else a quantity is measured by."""
 
 PROBES: Registry[Probe] = Registry("probe")
+"""Fact: `last` for a probe that looks once, after the last epoch, where it may read test images;
+without any it gives nothing."""
 
 PROBE_IMAGES = 1024
 """Fixed, un-augmented training images that probes look at (a dead unit needs about 1,000)."""
@@ -41,22 +69,43 @@ def leave_no_trace(model: nn.Module) -> Iterator[None]:
 
 
 def run_probes(
-    names: Sequence[str], model: nn.Sequential, images: Tensor, labels: Tensor
+    names: Sequence[str], model: nn.Sequential, sample: Sample, *, last: bool = False
 ) -> dict[str, float]:
-    """Measure with each named probe on one fixed batch, in training mode, leaving no trace.
+    """Measure with each named probe, in training mode, leaving no trace.
 
     Args:
         names: Entries of `PROBES`.
         model: The network as it stands.
-        images: Normalized, un-augmented training images, (N, 3, H, W).
-        labels: Their classes, (N,).
+        sample: What to look at.
+        last: Whether training has ended, so that probes of that moment look too.
     """
     values: dict[str, float] = {}
     for name in names:
+        if "last" in PROBES.entry(name).facts and not last:
+            continue
         with leave_no_trace(model):
             model.train()
-            values.update(PROBES[name](model, images, labels))
+            values.update(PROBES[name](model, sample))
     return values
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The network as it is at test time: running statistics, no dropout."""
+    model.eval()
+    with torch.no_grad():
+        yield
+
+
+def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy as a fraction, in the mode the network is in."""
+    loss, correct, count = 0.0, 0, 0
+    for images, labels in batches:
+        logits = model(images).float()
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        count += len(labels)
+    return loss / count, correct / count
 
 
 @contextmanager

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnlab.probes.base import PROBES, outputs_of
+from bnlab.probes.base import PROBES, Sample, outputs_of
 
 
 @PROBES.register("gradients")
-def gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> dict[str, float]:
+def gradients(model: nn.Sequential, sample: Sample) -> dict[str, float]:
     """Root mean square of dL/dh for the output h of every convolution and linear layer.
 
     `probe/activation_grad/<layer>` = ||dL/dh||_F / sqrt(numel); the loss is the batch mean of the
     cross-entropy, without weight decay.
     """
     with outputs_of(model, (nn.Conv2d, nn.Linear)) as outputs:
-        loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(model(sample.images), sample.labels)
     grads = torch.autograd.grad(loss, list(outputs.values()))
     return {
         f"probe/activation_grad/{name}": _norm(grad) / math.sqrt(grad.numel())

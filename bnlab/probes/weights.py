@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from bnlab.probes.base import PROBES
+from bnlab.probes.base import PROBES, Sample
 
 
 @PROBES.register("weights")
-def weights(model: nn.Sequential, _images: Tensor, _labels: Tensor) -> dict[str, float]:
+def weights(model: nn.Sequential, _sample: Sample) -> dict[str, float]:
     """Frobenius norms of weights; median, share below zero and share near zero of gammas.
 
     `probe/weight_norm/<layer>`; `probe/gamma_median/<norm>`, `probe/gamma_negative/<norm>`
