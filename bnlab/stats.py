@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, bdtrc, bdtrik, gammaln, nctdtr, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, bdtrc, gammaln, nctdtr, ndtr, ndtri, stdtr, stdtrit
 
 Array: TypeAlias = NDArray[np.float64]
 Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
@@ -393,13 +393,21 @@ def required_n_sign(share: float, alpha: float = 0.05, power: float = 0.8) -> in
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], not {share}")
     _fraction(power, "power")
-    rejected_at = 1 - _half(alpha) / 2
-    n = np.arange(1, 10_001, dtype=np.float64)
-    # Rejected are counts above the least k with P(at most k heads) >= 1 - alpha / 2.
-    k = np.clip(np.ceil(bdtrik(rejected_at, n, 0.5)), 0, n)
-    k = np.where((k > 0) & (bdtr(np.maximum(k - 1, 0), n, 0.5) >= rejected_at), k - 1, k)
+    n, k = _sign_test_counts(_half(alpha))
     enough = np.flatnonzero(bdtrc(k, n, share) >= power)
     return int(n[enough[0]]) if len(enough) else None
+
+
+@cache
+def _sign_test_counts(alpha: float) -> tuple[NDArray[np.int64], Array]:
+    """For 1 to 10,000 seeds the largest count beyond a value that does not reject, two-sided."""
+    accepted = 1 - alpha / 2
+    n = np.arange(1, 10_001)  # whole numbers: others are deprecated in the binomial tails
+    # The normal approximation is off by less than one; the exact tail settles which it is.
+    k = np.clip(np.floor(n / 2 + float(ndtri(accepted)) * np.sqrt(n) / 2) - 2, 0, n)
+    for _ in range(5):
+        k = np.where((bdtr(k, n, 0.5) < accepted) & (k < n), k + 1, k)
+    return n, k
 
 
 # ---------------------------------------------------------------------------------- many contrasts

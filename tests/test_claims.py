@@ -116,9 +116,24 @@ def plateaus(noise: Noise, effect: float) -> Evidence:
     return Evidence(best=best, same=best, sweep=curves, lrs=LRS)
 
 
+def deeper(noise: Noise, effect: float) -> Evidence:
+    """Training accuracy falls by 4 points with every doubling, and with BN that much later."""
+    rungs = [2**k for k in range(2, 12)]
+    readings = {
+        f"{norm}_{depth}": {
+            "train/accuracy": noise(0) + 0.04 * (3.5 + effect * (norm == "batch") - np.log2(depth))
+        }
+        for norm in ("none", "batch")
+        for depth in rungs
+    }
+    best = {arm: values["train/accuracy"] for arm, values in readings.items()}
+    return Evidence(best=best, readings=readings, preset="full")
+
+
 SIMULATED: Mapping[str, Simulate] = {
     "accuracy": arms("none", "batch", better="batch"),
     "convergence": sooner,
+    "depth": deeper,
     "dropout": arms("none", "none_dropout", "batch", "batch_dropout", better="none_dropout"),
     "fc_norm": arms("none", "conv", "fc", "both", better="both"),
     "higher_lr": plateaus,
@@ -188,7 +203,7 @@ def test_an_effect_of_twice_the_smallest_of_interest_is_found_at_the_promised_po
     generator = np.random.default_rng(7)
     n, studies, effect = 10, 60, 2 * CLAIMS[name].smallest_effect
     # Where an effect is no accuracy, noise that leaves something to be found or missed.
-    sd = {"higher_lr": 0.004, "convergence": 0.004}.get(name, effect / 2.5)
+    sd = {"higher_lr": 0.004, "convergence": 0.004, "depth": 0.01}.get(name, effect / 2.5)
     others = measure_all(normal(generator, n, 0.002))
     found = 0
     seen = []

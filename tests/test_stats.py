@@ -14,6 +14,7 @@ from bnlab.stats import (
     Alternative,
     Decision,
     Interval,
+    MedianEffect,
     TimeToTarget,
     bootstrap_interval,
     censored_median,
@@ -38,6 +39,7 @@ from bnlab.stats import (
     required_n,
     required_n_equivalence,
     required_n_improvement,
+    required_n_sign,
     sign_flip_p,
     smallest_permutation_p,
     smallest_sign_flip_p,
@@ -958,3 +960,92 @@ def test_censored_comparisons_at_length() -> None:
 @pytest.mark.parametrize("effect", [5.0, 7.5, 8.2, 9.0, 20.0])
 def test_a_huge_effect_is_found_for_certain(effect: float) -> None:
     assert paired_power(10, effect, 1.0, 0.005) == pytest.approx(1.0)
+
+
+# --------------------------------------------------------------------------------- effects by ranks
+
+
+def test_the_sign_test_is_scipys_binomial_test() -> None:
+    from scipy import stats
+
+    values = np.array([2.0, 1.0, 0.0, 3.0, -1.0, 1.0, 2.0, 1.0, 4.0])
+    effect = MedianEffect(values, values)
+    for null in (-2.0, 0.0, 0.5, 1.0, 3.5):
+        above, below = int((values > null).sum()), int((values < null).sum())
+        greater = stats.binomtest(above, 9, alternative="greater").pvalue
+        less = stats.binomtest(below, 9, alternative="greater").pvalue
+        assert effect.p(null, "greater") == pytest.approx(greater)
+        assert effect.p(null, "less") == pytest.approx(less)
+
+
+def test_limits_of_a_median_are_the_tabled_order_statistics() -> None:
+    values = np.arange(1.0, 11.0)
+    # n = 10, 95 %: the second smallest and second largest (coverage 97.9 %).
+    found = MedianEffect(values, values).interval(0.95)
+    assert (found.estimate, found.low, found.high) == (5.5, 2.0, 9.0)
+    few = MedianEffect(values[:5], values[:5]).interval(0.95)
+    assert (few.low, few.high) == (-math.inf, math.inf)
+
+
+@laws
+@given(
+    values=st.lists(st.integers(-3, 3), min_size=2, max_size=25),
+    null=st.integers(-4, 4),
+    alpha=st.sampled_from([0.2, 0.1, 0.05, 0.01]),
+)
+def test_limits_of_a_median_exclude_exactly_what_the_sign_test_rejects(
+    values: list[int], null: int, alpha: float
+) -> None:
+    known = np.array(values, dtype=np.float64)
+    effect = MedianEffect(known, known)
+    limits = effect.interval(1 - alpha)
+    assert (limits.low > null) == (effect.p(null, "greater") <= alpha / 2 * (1 + 1e-9))
+    assert (limits.high < null) == (effect.p(null, "less") <= alpha / 2 * (1 + 1e-9))
+
+
+def test_censored_seeds_move_only_the_limit_that_they_say_nothing_of() -> None:
+    low = np.ones(10)
+    open_end = MedianEffect(low, np.full(10, math.inf)).interval()
+    assert (open_end.estimate, open_end.low, open_end.high) == (1.0, 1.0, math.inf)
+    one_unknown = np.concatenate([[-math.inf], low[1:]])
+    assert MedianEffect(one_unknown, low).interval().low == 1.0
+
+
+def test_a_median_of_steps_is_covered_as_promised() -> None:
+    generator = np.random.default_rng(5)
+    studies = generator.integers(-1, 2, (2000, 12)).astype(np.float64)
+    limits = [MedianEffect(one, one).interval(0.9) for one in studies]
+    assert np.mean([i.low <= 0 <= i.high for i in limits]) >= 0.9
+
+
+@pytest.mark.parametrize("share", [0.7, 0.85, 1.0])
+def test_the_sign_tests_seeds_are_the_fewest_with_that_power(share: float) -> None:
+    from scipy import stats
+
+    alpha, power = 0.005, 0.8
+
+    def reached(n: int) -> float:
+        counts = np.arange(n + 1)
+        rejects = counts[stats.binom.sf(counts - 1, n, 0.5) <= alpha / 2]
+        return float(stats.binom.sf(rejects[0] - 1, n, share)) if len(rejects) else 0.0
+
+    n = required_n_sign(share, alpha, power)
+    assert n is not None
+    assert reached(n) >= power
+    assert all(reached(fewer) < power for fewer in range(1, n))
+
+
+def test_no_number_of_seeds_finds_an_even_split() -> None:
+    assert required_n_sign(0.5) is None
+    assert required_n_sign(0.2) is None
+
+
+def test_means_and_medians_are_corrected_in_one_family() -> None:
+    steps = MedianEffect(np.full(10, 2.0), np.full(10, 2.0))
+    mean = mean_interval(np.linspace(0.5, 1.5, 10))
+    found = verdict_intervals([steps, mean], [1.0, 0.1])
+    assert (found[0].low, found[0].high) == (2.0, 2.0)
+    assert found[1].low > 0
+    # Ten seeds that agree have a p-value of 2 / 2^10 each way: enough among ten claims.
+    among = verdict_intervals([steps, *[mean] * 9], [1.0, *[0.1] * 9])
+    assert among[0].low == 2.0

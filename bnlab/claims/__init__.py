@@ -6,6 +6,7 @@ and one import line below. Nothing here imports torch: verdicts come from the ru
 
 from bnlab.claims import accuracy as accuracy
 from bnlab.claims import convergence as convergence
+from bnlab.claims import depth as depth
 from bnlab.claims import dropout as dropout
 from bnlab.claims import fc_norm as fc_norm
 from bnlab.claims import higher_lr as higher_lr

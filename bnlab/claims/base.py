@@ -47,9 +47,9 @@ MAX_N = 10_000
 """Beyond so many seeds a claim is as good as undecidable."""
 
 
-Unit: TypeAlias = Literal["pp", "octaves"]
+Unit: TypeAlias = Literal["pp", "octaves", "nats"]
 
-SCALES: Mapping[Unit, float] = {"pp": 100.0, "octaves": 1.0}
+SCALES: Mapping[Unit, float] = {"pp": 100.0, "octaves": 1.0, "nats": 1.0}
 """From storage (fractions of images; factors of two) to tables."""
 
 
@@ -74,6 +74,11 @@ class Evidence:
         diverged: By arm, how many of its final runs diverged.
         epochs: By arm, how long it is trained.
         seconds: By arm, training seconds an epoch, the median over runs of each run's median.
+        sweep_diverged: By arm, whether a tuning run diverged: (tuning seeds, learning rates).
+        readings: By arm and tag, what the final runs recorded at their end; NaN where a run lacks
+            it: (seeds,).
+        curves: By arm and tag, what they recorded after every epoch: (seeds, epochs).
+        preset: Under which it was gathered.
     """
 
     best: Mapping[str, Array]
@@ -84,6 +89,10 @@ class Evidence:
     diverged: Mapping[str, int] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    sweep_diverged: Mapping[str, Array] = field(default_factory=dict)
+    readings: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    preset: str = ""
 
     @property
     def edges(self) -> tuple[str, ...]:
@@ -108,6 +117,40 @@ class Detail:
 
 
 @dataclass(frozen=True, eq=False)
+class Line:
+    """One curve of a chart: values of each seed, drawn as their mean with its 95 % limits.
+
+    Attributes:
+        name: What it is of.
+        x: (points,).
+        values: In storage units: (seeds, points).
+    """
+
+    name: str
+    x: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The plot that shows best what a claim found.
+
+    Attributes:
+        caption: What it shows.
+        x_label: With its unit.
+        y_label: With its unit; fractions are drawn in percent.
+        lines: Its curves.
+        y_scale: From storage to the plot.
+    """
+
+    caption: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    y_scale: float = 100.0
+
+
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """What a claim measured.
 
@@ -119,6 +162,7 @@ class Contrast:
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it; "" if nothing stands against one.
+        chart: The decisive plot, where the effect by seed and the learning rates are not enough.
     """
 
     differences: Array
@@ -128,6 +172,12 @@ class Contrast:
     details: tuple[Detail, ...] = ()
     remarks: tuple[str, ...] = ()
     guard: str = ""
+    chart: Chart | None = None
+
+    @property
+    def test(self) -> str:
+        """The exact test that `p` belongs to."""
+        return "sign test" if isinstance(self.effect, MedianEffect) else "sign-flip test"
 
 
 def make_contrast(
@@ -135,6 +185,7 @@ def make_contrast(
     details: Sequence[Detail] = (),
     remarks: Sequence[str] = (),
     guard: str = "",
+    chart: Chart | None = None,
 ) -> Contrast:
     """The contrast of one effect a seed.
 
@@ -143,6 +194,7 @@ def make_contrast(
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it.
+        chart: The decisive plot.
     """
     generator = np.random.default_rng(0)  # above 20 seeds the test draws its sign patterns
     interval = mean_interval(differences, LEVEL)
@@ -154,6 +206,7 @@ def make_contrast(
         tuple(details),
         tuple(remarks),
         guard,
+        chart,
     )
 
 
@@ -163,6 +216,7 @@ def make_median_contrast(
     details: Sequence[Detail] = (),
     remarks: Sequence[str] = (),
     guard: str = "",
+    chart: Chart | None = None,
 ) -> Contrast:
     """The contrast of effects in steps, of which a seed may give no more than bounds.
 
@@ -172,10 +226,12 @@ def make_median_contrast(
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it.
+        chart: The decisive plot.
     """
     effect = MedianEffect(low, high)
     p = min(1.0, 2 * min(effect.p(0.0, "greater"), effect.p(0.0, "less")))
-    return Contrast(low, effect, effect.interval(LEVEL), p, tuple(details), tuple(remarks), guard)
+    found = tuple(details), tuple(remarks), guard, chart
+    return Contrast(low, effect, effect.interval(LEVEL), p, *found)
 
 
 def detail(name: str, values: Array, unit: Unit = "pp") -> Detail:
@@ -312,7 +368,7 @@ def _bar(contrast: Contrast) -> Verdict | None:
         return Verdict(
             "NOT TESTED", why=f"{n} seeds; a verdict needs {MIN_N}, to survive Holm's correction"
         )
-    if contrast.interval.standard_error == 0:
+    if not isinstance(contrast.effect, MedianEffect) and contrast.effect.standard_error == 0:
         return Verdict("NOT TESTED", why="every seed gives the same effect: no spread to judge by")
     return None
 

@@ -6,6 +6,7 @@ absent from it. Which study the run was trained for does not matter.
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,14 +84,15 @@ def refuse_bending(overrides: Sequence[str]) -> None:
 
 
 class RunIndex:
-    """Finished runs by their configuration."""
+    """Finished runs by their configuration; of two alike, the one that recorded more counts."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self._by_keys: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(dict)
         for run in runs:
             keys = tuple(sorted(run.config))
             same = self._by_keys[keys].setdefault(_values(run.config, keys), {})
-            same.setdefault(run.seed, run)
+            if run.seed not in same or len(run.final) > len(same[run.seed].final):
+                same[run.seed] = run
 
     def runs_of(self, config: Config) -> dict[int, Run]:
         """The runs of a full configuration, by seed."""
@@ -159,7 +161,7 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         preset,
         len(runs),
         total,
-        _evidence(plan, cells, best, same, sweep) if len(runs) == total else None,
+        _evidence(plan, preset, cells, best, same, sweep) if len(runs) == total else None,
         runs,
         _scope(plan, preset, runs),
         _guard(preset, runs, plan),
@@ -189,9 +191,16 @@ class _Cells:
             return None
         return np.column_stack([_scores(column, seeds, SCORED["tune"]) for column in columns])
 
+    def sweep_diverged(self, arm: str) -> Array:
+        """1 for every tuning run that diverged, else 0: (tuning seeds, points)."""
+        columns = [self.runs("tune", arm, point) for point in self.plan.points]
+        seeds = self.plan.spec.tune_seeds
+        return np.array([[float(column[s].diverged) for column in columns] for s in seeds])
+
 
 def _evidence(
     plan: Plan,
+    preset: str,
     cells: _Cells,
     best: Mapping[str, Point],
     same: Mapping[str, Point],
@@ -219,7 +228,37 @@ def _evidence(
             for arm, point in best.items()
             if (runs := [r for r in cells.runs("final", arm, point).values() if _timed(r)])
         },
+        sweep_diverged=_rising({arm: cells.sweep_diverged(arm) for arm in sweep}, plan.points),
+        readings={
+            arm: _readings(cells.runs("final", arm, point), plan.spec.seeds)
+            for arm, point in best.items()
+        },
+        curves={
+            arm: _curves(cells.runs("final", arm, point), plan.spec.seeds)
+            for arm, point in best.items()
+        },
+        preset=preset,
     )
+
+
+def _readings(runs: Mapping[int, Run], seeds: Sequence[int]) -> dict[str, Array]:
+    """What runs recorded at their end, by tag; NaN where one lacks it: (seeds,)."""
+    tags = dict.fromkeys(tag for run in runs.values() for tag in run.final)
+    return {tag: np.array([runs[s].final.get(tag, math.nan) for s in seeds]) for tag in tags}
+
+
+def _curves(runs: Mapping[int, Run], seeds: Sequence[int]) -> dict[str, Array]:
+    """What runs recorded after every epoch, by tag; NaN where one lacks it: (seeds, epochs)."""
+    tags = dict.fromkeys(tag for run in runs.values() for tag in run.curves)
+    epochs = max(
+        (len(values) for run in runs.values() for values in run.curves.values()), default=0
+    )
+
+    def row(run: Run, tag: str) -> Array:
+        values = run.curves.get(tag, np.zeros(0))
+        return np.concatenate([values, np.full(epochs - len(values), math.nan)])
+
+    return {tag: np.stack([row(runs[s], tag) for s in seeds]) for tag in tags}
 
 
 def _timed(run: Run) -> bool:

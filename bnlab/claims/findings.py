@@ -1,5 +1,6 @@
 """Every claim with its verdict, recomputed from the run directories alone."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -128,12 +129,13 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         "sublabel": verdict.sublabel or None,
         "why": verdict.why,
         "unit": claim.unit,
-        "effect": None if interval is None else interval.estimate * claim.scale,
-        "low": None if interval is None else interval.low * claim.scale,
-        "high": None if interval is None else interval.high * claim.scale,
+        "effect": None if interval is None else _finite(interval.estimate * claim.scale),
+        "low": None if interval is None else _finite(interval.low * claim.scale),
+        "high": None if interval is None else _finite(interval.high * claim.scale),
         "corrected": verdict.interval is not None,
         "smallest_effect": claim.smallest_effect * claim.scale,
-        "p_sign_flip": None if contrast is None else contrast.p,
+        "p": None if contrast is None else contrast.p,
+        "p_test": None if contrast is None else contrast.test,
         "n": finding.n,
         "required_n": verdict.required_n,
         "preset": gathered.preset,
@@ -150,11 +152,16 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _limits(interval: Interval, scale: float) -> Mapping[str, float]:
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: a limit that the data did not set is null."""
+    return value if math.isfinite(value) else None
+
+
+def _limits(interval: Interval, scale: float) -> Mapping[str, float | None]:
     return {
-        "estimate": interval.estimate * scale,
-        "low": interval.low * scale,
-        "high": interval.high * scale,
+        "estimate": _finite(interval.estimate * scale),
+        "low": _finite(interval.low * scale),
+        "high": _finite(interval.high * scale),
     }
 
 

@@ -147,7 +147,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         columns = (Column("contrast", numeric=False), Column("effect"), Column("95 % limits"))
         notes = (
             "95 % limits of single contrasts, not corrected; all but the headline are exploratory",
-            f"exact sign-flip p of the headline: {p_value(contrast.p)}",
+            f"p of the headline by the exact {contrast.test}: {p_value(contrast.p)}",
             *contrast.remarks,
         )
         blocks.append(Table("Effects", columns, tuple(rows), notes))
@@ -176,11 +176,21 @@ def _plots(finding: Finding) -> list[Plot]:
 
         return claim_sweep(evidence)
 
+    def chart() -> "Figure":
+        from bnlab.report.plots import claim_chart
+
+        assert contrast.chart is not None
+        return claim_chart(contrast.chart)
+
     least = claim.show(claim.smallest_effect)
+    middle = "mean" if contrast.test == "sign-flip test" else "median"
     caption = (
-        f"Effect on every seed (dots), mean and limits; dashed, the smallest of interest, {least}."
+        f"Effect on every seed (dots), {middle} and limits; dashed, the smallest of interest, "
+        f"{least}."
     )
     plots = [Plot(f"{claim.name}-effect", caption, effect)]
+    if contrast.chart is not None:
+        plots.append(Plot(f"{claim.name}-chart", contrast.chart.caption, chart))
     if evidence.sweep:
         caption = "Validation accuracy over learning rates, mean over the tuning seeds."
         plots.append(Plot(f"{claim.name}-lr", caption, sweep))

@@ -6,6 +6,7 @@ and contrast at least 3:1 with white and with near-black. Figures are small, and
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from matplotlib.ticker import MaxNLocator
 
 from bnlab.compare import Comparison, Curve, View, make_metric
 from bnlab.report.numbers import column, difference, score
+from bnlab.stats import mean_interval
 
 if TYPE_CHECKING:
     from bnlab.claims import Claim, Contrast, Evidence
+    from bnlab.claims.base import Chart
     from bnlab.stats import Interval
 
 INK = "#0b0b0b"
@@ -335,7 +338,7 @@ def claim_effect(claim: "Claim", contrast: "Contrast", limits: "Interval") -> Fi
     """
     scale, color = claim.scale, COLORS[1]
     figure, axes = _axes(0.9, left=0.06)
-    values = contrast.differences * scale
+    values = contrast.differences[np.isfinite(contrast.differences)] * scale
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(claim.smallest_effect * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
@@ -343,13 +346,48 @@ def claim_effect(claim: "Claim", contrast: "Contrast", limits: "Interval") -> Fi
         values, rows, linestyle="", marker="o", markersize=4.5, color=color, alpha=0.75,
         markeredgewidth=0,
     )  # fmt: skip
-    ends = [limits.low * scale, limits.high * scale]
+    lowest, middle, highest = (x * scale for x in (limits.low, limits.estimate, limits.high))
+    known = [0, claim.smallest_effect * scale, lowest, middle, highest, *values]
+    known = [x for x in known if math.isfinite(x)]
+    # A limit that the data did not set is an arrow beyond everything else.
+    beyond = 0.12 * (max(known) - min(known))
+    ends = [max(lowest, min(known) - beyond), min(highest, max(known) + beyond)]
     axes.plot(ends, [-0.2, -0.2], color=INK, linewidth=2)
-    axes.plot([limits.estimate * scale], [-0.2], color=INK, marker="D", markersize=6)
+    for limit, end, marker in zip((lowest, highest), ends, "<>", strict=True):
+        if math.isinf(limit):
+            axes.plot([end], [-0.2], color=INK, marker=marker, markersize=7)
+    if math.isfinite(middle):
+        axes.plot([middle], [-0.2], color=INK, marker="D", markersize=6)
     axes.set_ylim(-0.45, 0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"effect, {claim.unit} (right of 0 favors the claim)")
+    return figure
+
+
+def claim_chart(chart: "Chart") -> Figure:
+    """Means over seeds with their 95 % limits, over a logarithmic axis."""
+    figure, axes = _axes(1.9, legend=[line.name for line in chart.lines])
+    places = sorted({float(x) for line in chart.lines for x in line.x})
+    for place, line in enumerate(chart.lines):
+        turn = place // len(COLORS)
+        color = COLORS[place % len(COLORS)]
+        means = chart.y_scale * line.values.mean(axis=0)
+        axes.plot(
+            line.x, means, label=line.name, markersize=4.5, color=color,
+            marker=MARKERS[(place + turn) % len(MARKERS)],
+            linestyle=DASHES[(place + 2 * turn) % len(DASHES)],
+        )  # fmt: skip
+        if len(line.values) > 1:
+            limits = [mean_interval(column * chart.y_scale) for column in line.values.T]
+            low, high = [i.low for i in limits], [i.high for i in limits]
+            axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+    axes.minorticks_off()
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    _legend(figure, axes)
     return figure
 
 
