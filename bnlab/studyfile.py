@@ -450,8 +450,14 @@ class _Builder:
                     f"{show_point(other)} and {show_point(point)} are one configuration; what is "
                     "tuned means nothing in this arm",
                 )
-            else:
+            elif not self._trained_elsewhere(arm, other_arm):
                 self._fault(("arms", arm), f"is the same configuration as arm {other_arm!r}")
+
+    def _trained_elsewhere(self, one: str, other: str) -> bool:
+        """Whether arms alike are trained at the best values of different arms, as one says."""
+        follow = self.spec.follow
+        leaders = {follow.get(one, one), follow.get(other, other)}
+        return len(leaders) == 2 and bool({one, other} & follow.keys())
 
     def _text(self, base: Layer) -> str:
         """The study with its base spelled out."""

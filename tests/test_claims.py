@@ -33,10 +33,13 @@ from bnlab.claims import (
 )
 from bnlab.claims.base import NAMING, make_contrast, named_range, settling_n
 from bnlab.claims.convergence import SHORTER, times
+from bnlab.claims.depth import Ladder, octaves_deeper
+from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
 from bnlab.claims.evidence import RunIndex, gather, load_claim_plan
-from bnlab.claims.higher_lr import usable_range
+from bnlab.claims.higher_lr import largest_stable, usable_range
 from bnlab.claims.input_normalization import WAYS
 from bnlab.claims.placement import OTHERS
+from bnlab.claims.small_batch import STATISTICS
 from bnlab.cli import app
 from bnlab.compare import Run, load_runs
 from bnlab.compare.runs import NOT_IN_ARMS
@@ -613,3 +616,116 @@ def test_smoke_trains_shares_and_judges_nothing(tmp_path: Path) -> None:
     assert len(runs) == len({(run.facts["config_hash"], run.seed) for run in runs})
     assert {run.study for run in runs} == {SHARED}
     assert load_claim_plan("accuracy", "smoke", tmp_path).spec.name == SHARED
+
+
+# --------------------------------------------------------------------- what single claims measure
+
+
+def ladder(*trained: Sequence[int]) -> Ladder:
+    """Which of 4, 8, 16 convolutions train, seed by seed."""
+    depths = np.array([4.0, 8.0, 16.0])
+    return Ladder(depths, np.array([[float(d in one) for d in depths] for one in trained]))
+
+
+def test_depth_is_counted_in_octaves_and_bounded_where_the_ladder_ends() -> None:
+    none = ladder((4,), (4, 8), (), (4, 8, 16), ())
+    batch = ladder((4, 8), (4, 8, 16), (4, 8), (4, 8, 16), ())
+    low, high = octaves_deeper(none, batch)
+    np.testing.assert_array_equal(low, [1, 1, 1, -np.inf, -np.inf])
+    np.testing.assert_array_equal(high, [1, np.inf, np.inf, np.inf, np.inf])
+
+
+def test_a_ladder_that_shows_no_limit_gives_no_verdict() -> None:
+    names = [f"{norm}_{depth}" for norm in ("none", "batch") for depth in (4, 8)]
+    deep = {arm: {"train/accuracy": np.full(10, 0.9)} for arm in names}
+    evidence = Evidence(dict.fromkeys(names, np.full(10, 0.9)), readings=deep, preset="full")
+    contrast = CLAIMS["depth"].measure(evidence)
+    assert "no limit" in contrast.guard
+    deep["none_8"] = {"train/accuracy": np.full(10, 0.1)}
+    contrast = CLAIMS["depth"].measure(evidence)
+    assert contrast.guard == ""
+    (verdict,) = judge_together([(CLAIMS["depth"], contrast)])
+    assert verdict.label == "SUPPORTED"
+    assert verdict.interval is not None
+    assert (verdict.interval.low, verdict.interval.high) == (1.0, np.inf)
+
+
+def test_a_failing_network_whose_lr_lies_at_the_edge_gives_no_verdict() -> None:
+    names = [f"{norm}_{depth}" for norm in ("none", "batch") for depth in (4, 8)]
+    found = {arm: {"train/accuracy": np.full(10, 0.1 if arm == "none_8" else 0.9)} for arm in names}
+    scores = {arm: values["train/accuracy"] for arm, values in found.items()}
+    evidence = Evidence(
+        scores,
+        readings=found,
+        sweep={"none_8": np.array([[0.2, 0.1, 0.1]])},
+        lrs=np.array([0.01, 0.1, 1.0]),
+        chosen={"none_8": 0.01},
+        preset="full",
+    )
+    assert "none_8 (0.01)" in CLAIMS["depth"].measure(evidence).guard
+    hopeless = replace(evidence, sweep={"none_8": np.full((1, 3), 0.1)})
+    assert CLAIMS["depth"].measure(hopeless).guard == ""
+
+
+def test_a_generalization_gap_is_taken_at_one_training_loss() -> None:
+    fitted, tested = np.array([2.0, 1.0, 0.5]), np.array([2.1, 1.3, 1.2])
+    assert gap_at(fitted, tested, 1.0) == pytest.approx(0.3)
+    assert gap_at(fitted, tested, 0.75) == pytest.approx(1.25 - 0.75)
+    assert np.isnan(gap_at(fitted, tested, 0.4))
+    assert np.isnan(gap_at(fitted, tested, 3.0))
+    start = np.log(10)
+    assert gap_at(np.array([1.0]), np.array([1.0]), (start + 1) / 2) == pytest.approx(0)
+    curves = {
+        "none": {FITTED: np.array([[2.0, 1.5]]), TESTED: np.array([[2.0, 1.7]])},
+        "batch": {FITTED: np.array([[1.5, 0.9]]), TESTED: np.array([[1.6, 1.4]])},
+    }
+    found = gaps(Evidence({}, curves=curves), ("none", "batch"))
+    np.testing.assert_allclose([found["none"][0], found["batch"][0]], [0.2, 0.1])
+    curves["none"][FITTED][0, 1] = np.nan
+    assert gaps(Evidence({}, curves=curves), ("none", "batch")) == {}
+
+
+def test_the_largest_stable_lr_is_the_last_before_too_many_runs_diverge() -> None:
+    lrs = np.array([0.1, 1.0, 10.0])
+    assert largest_stable(lrs, np.zeros((5, 3))) == 10
+    assert largest_stable(lrs, np.array([[0, 0, 1]] * 5, float)) == 1
+    assert largest_stable(lrs, np.array([[0, 0, 1]] + [[0, 0, 0]] * 4, float)) == 10
+    # One stable rate beyond an unstable one does not count.
+    assert largest_stable(lrs, np.array([[0, 1, 0]] * 5, float)) == 0.1
+    assert largest_stable(lrs, np.ones((5, 3))) is None
+
+
+def test_what_small_batches_cost_splits_into_training_and_testing() -> None:
+    evidence = SIMULATED["small_batch"](lambda more: 0.7 + around(0, 0.001, 10 + more), 0.02)
+    readings = {
+        arm: {tag: scores - 0.01 * place for place, tag in enumerate(STATISTICS.values())}
+        for arm, scores in evidence.best.items()
+    }
+    readings["ghost_8"] = dict.fromkeys(STATISTICS.values(), evidence.best["ghost_8"])
+    evidence = replace(evidence, readings=readings)
+    contrast = CLAIMS["small_batch"].measure(evidence)
+    means = {d.name: d.interval.estimate for d in contrast.details}
+    assert means["of the headline, with statistics as trained"] == pytest.approx(0.0, abs=1e-9)
+    changed = means["of the headline, from the change to running statistics"]
+    assert changed == pytest.approx(0.02)
+    assert any("batch tested by statistics: running 72.00 %" in r for r in contrast.remarks)
+
+
+def test_arms_that_follow_another_may_be_alike(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    text = "arms: {a: {model.norm: none}, b: {}, c: {}}\nset: {dataset.val_size: 10}\n"
+    text += "tune: {optim.lr: [0.1, 1.0]}\ntune_seeds: 1\nseeds: 1\n"
+    study.write_text(f"{text}follow: {{c: a}}\n")
+    assert load_plan(study, vocabulary={}).spec.follow == {"c": "a"}
+    study.write_text(f"{text}follow: {{c: b}}\n")
+    with pytest.raises(ConfigError, match="same configuration as arm 'b'"):
+        load_plan(study, vocabulary={})
+
+
+def test_of_two_runs_alike_the_one_that_recorded_more_counts() -> None:
+    trained, read = plans("accuracy", "smoke")
+    key = next(iter(trained.configs))
+    run = as_run(trained.configs[key])
+    fuller = replace(run, final={"test/accuracy": 0.5})
+    for order in ([run, fuller], [fuller, run]):
+        assert RunIndex(order).runs_of(read.configs[key]) == {run.seed: fuller}

@@ -8,9 +8,11 @@ from bnlab.claims.base import (
     CLAIMS,
     NAMING,
     Array,
+    Chart,
     Claim,
     Contrast,
     Evidence,
+    Line,
     best_lrs,
     detail,
     divergences,
@@ -21,6 +23,13 @@ from bnlab.claims.base import (
 
 SHORTER = ("b1", "b2", "b3", "b4", "b5", "b6")
 """Arms with shorter budgets, rising; the whole budget is the arm without a suffix."""
+
+CONTROLS = {
+    "batch_same": "BN at the best lr of the arm without",
+    "frozen_init": "frozen_init",
+    "group": "group norm",
+}
+"""Further arms with the same budgets; a preset may leave out all of them."""
 
 BELOW = 0.01
 """The target lies 1 pp below the worse arm at the whole budget."""
@@ -59,16 +68,21 @@ def _time(octaves: Array, row: Array, target: float) -> float:
 
 def measure(evidence: Evidence) -> Contrast:
     """Octaves of epochs that BN saves on the way to one target."""
-    arms = {norm: (*(f"{norm}_{b}" for b in SHORTER), norm) for norm in ("none", "batch")}
+    arms = {
+        norm: (*(f"{norm}_{b}" for b in SHORTER), norm)
+        for norm in ("none", "batch", *CONTROLS)
+        if norm in evidence.best
+    }
     budgets = np.array([evidence.epochs[arm] for arm in arms["none"]], dtype=np.float64)
     scores = {
         norm: np.column_stack([evidence.best[arm] for arm in names]) for norm, names in arms.items()
     }
-    target = min(float(np.median(s[:NAMING, -1])) for s in scores.values()) - BELOW
+    target = min(float(np.median(scores[n][:NAMING, -1])) for n in ("none", "batch")) - BELOW
     raw = {norm: times(budgets, s[NAMING:], target) for norm, s in scores.items()}
     outside = [
         f"{norm} ({int(count)} of {len(found)} {where})"
-        for norm, found in raw.items()
+        for norm in ("none", "batch")
+        for found in (raw[norm],)
         for where, count in (
             ("never", np.sum(np.isposinf(found))),
             ("at the shortest", np.sum(np.isneginf(found))),
@@ -77,9 +91,13 @@ def measure(evidence: Evidence) -> Contrast:
         if count > MISSING_SHARE * len(found) and (norm, where) != ("batch", "at the shortest")
     ]
     low, high = np.log2(budgets[0]), np.log2(budgets[-1])
-    none, batch = (np.clip(raw[norm], low, high) for norm in ("none", "batch"))
-    saved = np.asarray(none - batch)
-    details = []
+    clipped = {norm: np.clip(found, low, high) for norm, found in raw.items()}
+    saved = np.asarray(clipped["none"] - clipped["batch"])
+    details = [
+        detail(f"{CONTROLS[norm]} instead of BN", clipped["none"] - clipped[norm], "octaves")
+        for norm in arms
+        if norm in CONTROLS
+    ]
     if {"none", "batch"} <= evidence.seconds.keys():
         price = math.log2(evidence.seconds["batch"] / evidence.seconds["none"])
         details.append(detail("in seconds instead of epochs", saved - price, "octaves"))
@@ -95,6 +113,12 @@ def measure(evidence: Evidence) -> Contrast:
         ],
         edge_guard(evidence, ("none", "batch"))
         or (f"the target is reached outside the budgets: {', '.join(outside)}" if outside else ""),
+        Chart(
+            f"Test accuracy after budgets of their own; the target is {100 * target:.2f} %.",
+            "epochs of the budget",
+            "test accuracy, %",
+            tuple(Line(norm, budgets, found) for norm, found in scores.items()),
+        ),
     )
 
 
@@ -115,7 +139,9 @@ CLAIMS.register("convergence")(
         protocol="Seven budgets with and without BN. The learning rate is tuned for each arm at "
         "the whole budget, on validation images; shorter budgets are trained at the same rate. "
         "Fresh seeds train on all images and read the test set once, after training; three of them "
-        "name the target, the others measure.",
+        "name the target, the others measure. Under full also BN at the learning rate of the arm "
+        "without, and frozen_init (the start that BN gives, without its ongoing work) and group "
+        "norm (normalization without batch noise), each tuned, as exploratory arms.",
         smallest_effect=math.log2(1.25),
         reason="A quarter more epochs: less is saved or lost by the choice of a schedule.",
         unit="octaves",

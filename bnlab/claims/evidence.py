@@ -154,8 +154,10 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     rows = len(plan.spec.arms) - len(best)
     if other is not None and other not in chosen:
         rows += len(plan.tuned_arms) - 1
-    runs = tuple(run for by_seed in cells.found.values() for run in by_seed.values())
-    total = sum(len(plan.seeds(stage)) for stage, _, _ in cells.found)
+    # Two arms may turn out to be one configuration, and so share their runs.
+    alike = {plan.configs[key].hash: key for key in cells.found}
+    runs = tuple(run for key in alike.values() for run in cells.found[key].values())
+    total = sum(len(plan.seeds(stage)) for stage, _, _ in alike.values())
     total += rows * len(plan.spec.seeds)
     return Gathered(
         preset,

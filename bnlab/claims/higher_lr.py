@@ -10,6 +10,7 @@ from bnlab.claims.base import (
     Array,
     Claim,
     Contrast,
+    Detail,
     Evidence,
     best_lrs,
     detail,
@@ -20,6 +21,9 @@ from bnlab.claims.base import (
 
 TOLERANCE = 0.01
 """A learning rate is usable if it costs at most this much accuracy: 1 pp."""
+
+STABLE_SHARE = 0.8
+"""A learning rate is stable if at least so many of its runs do not diverge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,32 @@ def _reach(octaves: Array, scores: Array, start: int) -> float:
     return float(octaves[-1])
 
 
+def largest_stable(lrs: Array, diverged: Array) -> float | None:
+    """The largest learning rate up to which enough runs do not diverge; None if there is none.
+
+    Args:
+        lrs: Rising: (learning rates,).
+        diverged: Whether a run diverged, 0 or 1: (seeds, learning rates).
+    """
+    stable = 1 - diverged.mean(axis=0) >= STABLE_SHARE
+    failing = np.flatnonzero(~stable)
+    steady = lrs[: failing[0]] if len(failing) else lrs
+    return float(steady[-1]) if len(steady) else None
+
+
+def _stability(arm: str, lrs: Array, diverged: Array) -> str:
+    """In words, with how many runs the next rate lost."""
+    top = largest_stable(lrs, diverged)
+    said = f"largest stable lr (at least {STABLE_SHARE:.0%} of runs do not diverge), {arm}: "
+    if top is None:
+        return f"{said}below {lrs[0]:g}"
+    if top == lrs[-1]:
+        return f"{said}at least {top:g}, the largest tried"
+    place = int(np.flatnonzero(lrs == top)[0]) + 1
+    lost = f"{int(diverged[:, place].sum())} of {len(diverged)}"
+    return f"{said}{top:g} (at {lrs[place]:g}, {lost} diverge)"
+
+
 def measure(evidence: Evidence) -> Contrast:
     """Octaves of usable learning rates with BN less those without."""
     ranges = {arm: usable_range(evidence.lrs, evidence.sweep[arm]) for arm in ("none", "batch")}
@@ -87,14 +117,34 @@ def measure(evidence: Evidence) -> Contrast:
             detail("usable range without BN", none.width, "octaves"),
             detail("usable range with BN", batch.width, "octaves"),
             detail("upper end, with BN - without", batch.high - none.high, "octaves"),
-            detail("BN at the best lr of the arm without", same["batch"] - same["none"]),
-            detail("what its own best lr adds to BN", best["batch"] - same["batch"]),
+            *_warmup(evidence, none),
+            detail("BN's gain, each at its best lr", best["batch"] - best["none"]),
+            detail("of it, BN at the best lr of the arm without", same["batch"] - same["none"]),
+            detail("of it, what its own best lr adds to BN", best["batch"] - same["batch"]),
         ],
-        [best_lrs(evidence), *divergences(evidence)],
+        [
+            best_lrs(evidence),
+            *(
+                _stability(arm, evidence.lrs, diverged)
+                for arm, diverged in evidence.sweep_diverged.items()
+            ),
+            *divergences(evidence),
+        ],
         f"usable learning rates reach the end of the grid in {', '.join(open_ends)}: they may go on"
         if open_ends
         else "",
     )
+
+
+def _warmup(evidence: Evidence, none: UsableRange) -> list[Detail]:
+    """Whether a warm-up does for the network without BN what BN does."""
+    if "none_warmup" not in evidence.sweep:
+        return []
+    warm = usable_range(evidence.lrs, evidence.sweep["none_warmup"])
+    return [
+        detail("usable range without BN, with warm-up", warm.width, "octaves"),
+        detail("upper end without BN, with warm-up - without", warm.high - none.high, "octaves"),
+    ]
 
 
 CLAIMS.register("higher_lr")(
@@ -115,7 +165,9 @@ CLAIMS.register("higher_lr")(
         protocol="Two arms, each trained at every learning rate of one grid that reaches beyond "
         "both usable ranges, with all seeds of the verdict, on validation images. Final runs on "
         "fresh seeds split BN's gain in accuracy, after Bjorck et al.: BN at the best lr of the "
-        "arm without, and what its own best lr adds.",
+        "arm without (who expect next to nothing), and what its own best lr adds (who expect "
+        "nearly all). The largest stable learning rate is told as far as the grid tells it. Under "
+        "full a third arm, without BN, warms up for an epoch.",
         smallest_effect=1.0,
         reason="One octave, a factor of two, is the coarsest step in which learning rates are "
         "usually tried.",

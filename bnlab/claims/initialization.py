@@ -5,9 +5,11 @@ import numpy as np
 from bnlab.claims.base import (
     CLAIMS,
     Array,
+    Chart,
     Claim,
     Contrast,
     Evidence,
+    Line,
     best_lrs,
     detail,
     divergences,
@@ -18,6 +20,7 @@ from bnlab.claims.base import (
 )
 
 GAINS = ("gain_0.1", "gain_0.3", "gain_3", "gain_10")
+GAIN_VALUES = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
 SCHEMES = ("torch_default", "xavier_normal", "orthogonal", "normal_small")
 
 
@@ -27,6 +30,10 @@ def measure(evidence: Evidence) -> Contrast:
     def spread(norm: str, ways: tuple[str, ...]) -> Array:
         arms = (norm, *(f"{norm}_{way}" for way in ways))
         return named_range(np.column_stack([evidence.best[arm] for arm in arms]))
+
+    def by_gain(norm: str) -> Array:
+        arms = (f"{norm}_gain_0.1", f"{norm}_gain_0.3", norm, f"{norm}_gain_3", f"{norm}_gain_10")
+        return np.column_stack([evidence.best[arm] for arm in arms])
 
     without, with_bn = spread("none", GAINS + SCHEMES), spread("batch", GAINS + SCHEMES)
     return make_contrast(
@@ -41,6 +48,12 @@ def measure(evidence: Evidence) -> Contrast:
         ],
         [best_lrs(evidence), *divergences(evidence)],
         edge_guard(evidence, ("none", "batch")),
+        Chart(
+            "Test accuracy by the gain on He's initialization.",
+            "gain",
+            "test accuracy, %",
+            tuple(Line(norm, GAIN_VALUES, by_gain(norm)) for norm in ("none", "batch")),
+        ),
     )
 
 
