@@ -154,8 +154,8 @@ CLAIMS.register("depth")(
         ),
         definition="The deepest plain network that trains, with BN against without, on a ladder of "
         "depths of which each is twice the one before. A network trains if its training accuracy "
-        f"in the last epoch reaches {TRAINS['full']:.0%} (preset full: 5 epochs over all images) "
-        f"or {TRAINS['quick']:.0%} (quick). An effect of so many octaves is the median over seeds; "
+        f"in the last epoch reaches {100 * TRAINS['full']:.0f} % (preset full: 5 epochs over all "
+        f"images) or {100 * TRAINS['quick']:.0f} % (quick). The effect is the median over seeds; "
         "beyond either end of the ladder a seed gives a bound only.",
         formula="log2(deepest that trains with BN / deepest that trains without), median over "
         "seeds",

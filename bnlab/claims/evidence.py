@@ -309,7 +309,8 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
         images,
         network,
         f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}",
-        f"{len(plan.spec.seeds)} seeds",
+        f"{len(plan.spec.seeds)} final seeds",
+        *([f"{len(plan.spec.tune_seeds)} tuning seeds"] if plan.tuned else []),
         *machines,
     ]
     return ", ".join(parts)

@@ -95,7 +95,8 @@ def largest_stable(lrs: Array, diverged: Array) -> float | None:
 def _stability(arm: str, lrs: Array, diverged: Array) -> str:
     """In words, with how many runs the next rate lost."""
     top = largest_stable(lrs, diverged)
-    said = f"largest stable lr (at least {STABLE_SHARE:.0%} of runs do not diverge), {arm}: "
+    least = f"at least {100 * STABLE_SHARE:.0f} % of runs do not diverge"
+    said = f"largest stable lr ({least}), {arm}: "
     if top is None:
         return f"{said}below {lrs[0]:g}"
     if top == lrs[-1]:
