@@ -16,15 +16,17 @@ from bnlab.claims.base import (
 )
 
 WAYS = ("raw", "minmax", "half", "zscore", "per_image", "decimal")
+SMALL = tuple(way for way in WAYS if way != "raw")
+"""Ways whose inputs are of the order of one or below."""
 
 
 def measure(evidence: Evidence) -> Contrast:
     """How far input normalizations spread accuracy without BN less how far with BN."""
 
-    def scores(norm: str) -> Array:
-        return np.column_stack([evidence.best[f"{norm}_{way}"] for way in WAYS])
+    def spread(norm: str, ways: tuple[str, ...]) -> Array:
+        return named_range(np.column_stack([evidence.best[f"{norm}_{way}"] for way in ways]))
 
-    without, with_bn = named_range(scores("none")), named_range(scores("batch"))
+    without, with_bn = spread("none", WAYS), spread("batch", WAYS)
     gains = [
         detail(
             f"BN's gain on {way} inputs",
@@ -34,7 +36,14 @@ def measure(evidence: Evidence) -> Contrast:
     ]
     return make_contrast(
         without - with_bn,
-        [detail("range without BN", without), detail("range with BN", with_bn), *gains],
+        [
+            detail("range without BN", without),
+            detail("range with BN", with_bn),
+            detail(
+                "reduction, raw inputs left out", spread("none", SMALL) - spread("batch", SMALL)
+            ),
+            *gains,
+        ],
         divergences(evidence),
     )
 

@@ -163,7 +163,8 @@ def _to_run(record: RunRecord, where: str) -> tuple[Run | None, list[str]]:
     if fault:
         return None, [*remarks, f"{fault}; left out"]
     curves, gaps = _curves(record.metrics)
-    remarks += gaps
+    # A run that diverged is counted as that; what it recorded on the way there is no fault.
+    remarks += gaps if record.status != "diverged" else []
     final = {tag: values[-1] for tag, values in curves.items() if len(values)}
     final |= {
         tag: math.nan if value is None else float(value)

@@ -477,7 +477,7 @@ def probes(comparison: Comparison) -> Section:
     figures = tuple(
         Plot(
             f"probe-{quantity}",
-            f"{quantity} by layer after the last epoch, mean over seeds with 95 % intervals.",
+            f"{quantity} after the last epoch, mean over seeds with 95 % intervals.",
             _drawing("probe", comparison, quantity),
         )
         for quantity in quantities
