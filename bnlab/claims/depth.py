@@ -159,16 +159,16 @@ CLAIMS.register("depth")(
         "beyond either end of the ladder a seed gives a bound only.",
         formula="log2(deepest that trains with BN / deepest that trains without), median over "
         "seeds",
-        protocol="Networks of one width with 4, 8, 16, 32 (full: and 64) convolutions, of which "
-        "those beyond the third stand on 8x8 maps, with and without BN; under full also with "
-        "shortcuts around every convolution, where shapes allow. The learning rate is tuned for "
+        protocol="Networks of one width with 4, 8 and 16 (full: also 32 and 64) convolutions, all "
+        "from the third on at 8x8, with and without BN; under full also with shortcuts around "
+        "every convolution, where shapes allow. The learning rate is tuned for "
         "each network on one grid, on validation images; fresh seeds train on all images. A best "
         "learning rate at the grid's edge bars a verdict only in the first network that fails.",
         smallest_effect=1.0,
         reason="One octave: a network of twice the depth is the least that is called deeper here, "
         "and one rung of the ladder.",
         unit="octaves",
-        arms=tuple(f"{norm}_{depth}" for norm in ("none", "batch") for depth in (4, 8, 16, 32)),
+        arms=tuple(f"{norm}_{depth}" for norm in ("none", "batch") for depth in (4, 8, 16)),
         measure=measure,
         judge=judge_effect,
     )
