@@ -727,6 +727,34 @@ def test_what_small_batches_cost_splits_into_training_and_testing() -> None:
     assert any("batch tested by statistics: running 72.00 %" in r for r in contrast.remarks)
 
 
+def test_the_range_over_inputs_is_that_at_one_lr_and_the_tuned_one_stands_beside() -> None:
+    untuned = worse_inputs(normal(np.random.default_rng(0), 10, 0.001), 0.2)
+    tuned = worse_inputs(normal(np.random.default_rng(0), 10, 0.001), 0.05)
+    measure = CLAIMS["input_normalization"].measure
+    both = measure(replace(tuned, same=untuned.best))
+    assert both.interval == measure(untuned).interval
+    (beside,) = [d for d in both.details if "best lr" in d.name]
+    assert beside.interval == measure(tuned).interval
+
+
+def test_a_point_that_all_arms_share_is_part_of_the_evidence() -> None:
+    trained, read = plans("input_normalization", "full")
+    assert read.same == (("optim.lr", 0.03),)
+    runs = [
+        replace(as_run(config), seed=seed, final={tag: 0.5 + 0.1 * (point == read.same)})
+        for (stage, _, point), config in trained.configs.items()
+        for tag in (["val/accuracy"] if stage == "tune" else ["test/accuracy"])
+        for seed in trained.seeds(stage)
+        if stage == "tune" or point == read.same
+    ]
+    found = gather(read, "full", RunIndex(runs))
+    assert found.finished == found.total == len(runs)
+    assert found.evidence is not None
+    assert set(found.evidence.same) == set(found.evidence.best) == set(read.spec.arms)
+    without = [run for run in runs if "test/accuracy" not in run.final]
+    assert gather(read, "full", RunIndex(without)).evidence is None
+
+
 def test_arms_that_follow_another_may_be_alike(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     text = "arms: {a: {model.norm: none}, b: {}, c: {}}\nset: {dataset.val_size: 10}\n"

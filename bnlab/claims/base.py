@@ -67,7 +67,8 @@ class Evidence:
     Attributes:
         best: By arm, test scores at its own best learning rate (at its only one in a study that
             tunes nothing): (seeds,), in the order of the study's seeds.
-        same: By arm, test scores at one learning rate for all, that of the study's `same_as`.
+        same: By arm, test scores at one learning rate for all, that of the study's `same_as` or
+            `same`.
         sweep: By arm, validation scores: (tuning seeds, learning rates).
         lrs: The learning rates tried, rising: (learning rates,).
         chosen: By arm, its best learning rate.

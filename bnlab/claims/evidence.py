@@ -149,11 +149,15 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     if not plan.tuned:
         best = dict.fromkeys(plan.spec.arms, ())
     same = dict.fromkeys(chosen, chosen[other]) if other in chosen else {}
+    if plan.same is not None:
+        same = dict.fromkeys(chosen, plan.same)
     for arm, point in (*best.items(), *same.items()):
         cells.runs("final", arm, point)
     rows = len(plan.spec.arms) - len(best)
     if other is not None and other not in chosen:
         rows += len(plan.tuned_arms) - 1
+    if plan.same is not None:
+        rows += len(plan.tuned_arms) - len(chosen)
     # Two arms may turn out to be one configuration, and so share their runs.
     alike = {plan.configs[key].hash: key for key in cells.found}
     runs = tuple(run for key in alike.values() for run in cells.found[key].values())
