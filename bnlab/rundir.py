@@ -356,10 +356,18 @@ def walk_runs(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """`os.walk` over a runs folder, without the records that came with bnlab.
 
     They lie in a folder `reference` right below it, and must not mix with the user's runs; who asks
-    for that folder by name gets them.
+    for that folder by name gets them. Links to folders (runs kept on another disk) are followed,
+    each folder once.
     """
-    for name, below, files in os.walk(root):
+    seen: set[Path] = set()
+    for name, below, files in os.walk(root, followlinks=True):
         folder = Path(name)
+        real = folder.resolve()
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()  # whichever of two ways to a folder comes first, it is the same every time
         if folder == root and REFERENCE in below:
             below.remove(REFERENCE)
         yield folder, below, files

@@ -172,6 +172,17 @@ def test_records_that_came_with_bnlab_are_found_only_when_asked_for(tmp_path: Pa
     assert find_runs(tmp_path / "reference") == [tmp_path / "reference" / "quick" / "s0"]
 
 
+def test_runs_behind_a_link_to_a_folder_are_found_once(tmp_path: Path) -> None:
+    created(tmp_path / "disk" / "x-1" / "s0")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "claims").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(runs)
+    assert find_runs(runs) == [runs / "claims" / "x-1" / "s0"]
+    (runs / "again").symlink_to(tmp_path / "disk")
+    assert find_runs(runs) == [runs / "again" / "x-1" / "s0"]
+
+
 def test_the_consume_half_never_imports_torch() -> None:
     modules = ["rundir", "config", "registry", "errors", "cli", "dashboard"]
     code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"
