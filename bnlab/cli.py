@@ -622,6 +622,10 @@ def _show_claims(
     shown = [one for one in found if names is None or one.claim.name in names]
     for remark in remarks:
         typer.echo(f"{remark.where}: {remark.what}", err=True)
+    if out is not None:  # first: whoever reads the terminal's output may stop reading early
+        from bnlab.report.claims import write_claims
+
+        typer.echo(f"report: {write_claims(shown, out)}", err=True)
     if as_json:
         _print_json(as_data(shown))
     else:
@@ -629,10 +633,6 @@ def _show_claims(
         from bnlab.report.terminal import print_sections, stdout_console
 
         print_sections(terminal_sections(shown), stdout_console())
-    if out is not None:
-        from bnlab.report.claims import write_claims
-
-        typer.echo(f"report: {write_claims(shown, out)}", err=True)
     if strict and any(one.verdict.label != "SUPPORTED" for one in shown):
         raise typer.Exit(4)
 
