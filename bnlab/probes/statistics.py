@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
-from bnlab.probes.base import PROBES, Sample, score
+from bnlab.probes.base import PROBES, Sample, eval_mode, score
 
 LARGE_BATCH = 128
 """Images behind the statistics of `batches_of_128`."""
@@ -36,8 +35,7 @@ def statistics(model: nn.Sequential, sample: Sample) -> dict[str, float]:
         values[f"probe/test_loss/{name}"] = loss
         values[f"probe/test_accuracy/{name}"] = accuracy
 
-    model.eval()
-    with torch.no_grad():
+    with eval_mode(model):
         with _in_training(norms):
             measure("as_trained", sample.batch_size)
             with _of_whole_batches(norms):

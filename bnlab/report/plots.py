@@ -109,6 +109,11 @@ def _legend_columns(names: Sequence[str]) -> int:
 
 def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
     place = [known.name for known in comparison.arms].index(arm)
+    return _look_at(place)
+
+
+def _look_at(place: int) -> dict[str, Any]:
+    """Color, marker and dashes of the arm in this place."""
     # Beyond seven arms colors come again, with other markers and dashes.
     turn = place // len(COLORS)
     return {
@@ -370,18 +375,13 @@ def claim_chart(chart: "Chart") -> Figure:
     figure, axes = _axes(1.9, legend=[line.name for line in chart.lines])
     places = sorted({float(x) for line in chart.lines for x in line.x})
     for place, line in enumerate(chart.lines):
-        turn = place // len(COLORS)
-        color = COLORS[place % len(COLORS)]
+        look = _look_at(place)
         means = chart.y_scale * line.values.mean(axis=0)
-        axes.plot(
-            line.x, means, label=line.name, markersize=4.5, color=color,
-            marker=MARKERS[(place + turn) % len(MARKERS)],
-            linestyle=DASHES[(place + 2 * turn) % len(DASHES)],
-        )  # fmt: skip
+        axes.plot(line.x, means, label=line.name, markersize=4.5, **look)
         if len(line.values) > 1:
             limits = [mean_interval(column * chart.y_scale) for column in line.values.T]
             low, high = [i.low for i in limits], [i.high for i in limits]
-            axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(line.x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set_xticks(places, [f"{x:g}" for x in places])
     axes.minorticks_off()
@@ -395,12 +395,8 @@ def claim_sweep(evidence: "Evidence") -> Figure:
     """Mean validation accuracy of every arm over the learning rates tried."""
     figure, axes = _axes(1.9, legend=list(evidence.sweep))
     for place, (arm, scores) in enumerate(evidence.sweep.items()):
-        turn = place // len(COLORS)
-        axes.plot(
-            evidence.lrs, 100 * scores.mean(axis=0), label=arm, markersize=4.5,
-            color=COLORS[place % len(COLORS)], marker=MARKERS[(place + turn) % len(MARKERS)],
-            linestyle=DASHES[(place + 2 * turn) % len(DASHES)],
-        )  # fmt: skip
+        means = 100 * scores.mean(axis=0)
+        axes.plot(evidence.lrs, means, label=arm, markersize=4.5, **_look_at(place))
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation accuracy, %")
