@@ -215,7 +215,9 @@ def test_an_effect_of_twice_the_smallest_of_interest_is_found_at_the_promised_po
         seen.append(contrast.differences)
         found += judge_all({**others, name: contrast})[name].label == "SUPPORTED"
     assert np.mean(seen) == pytest.approx(effect, rel=0.15)
-    promised = paired_power(n, effect, float(np.std(seen)), ALPHA / FAMILY)
+    # A guard leaves one study in a hundred without a verdict (convergence: seeds that never reach
+    # the target that other seeds named).
+    promised = 0.99 * paired_power(n, effect, float(np.std(seen)), ALPHA / FAMILY)
     assert promised > 0.5
     assert found / studies >= promised - 3 * (promised * (1 - promised) / studies) ** 0.5
 
@@ -515,7 +517,7 @@ def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> 
     assert found.evidence is not None
     lrs = {arm: float(dict(point)["optim.lr"]) for arm, point in best.items()}
     assert found.evidence.chosen["none_gain_10"] == lrs["none"]
-    assert found.evidence.chosen["batch_orthogonal"] == lrs["batch"]
+    assert found.evidence.chosen["batch_normal_small"] == lrs["batch"]
     file, stored = study_file("initialization"), stored_study(tmp_path, "initialization", "smoke")
     study = load_shared_study(
         file, (), runs_dir=tmp_path, name=SHARED, preset="smoke", stored=stored
