@@ -18,10 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias
 
-from bnlab.config import Config, restore_config
+from bnlab.config import Config, DatasetConfig, restore_config
+from bnlab.datasets import Splits, load_splits
 from bnlab.errors import BnlabError, StopRequestedError
 from bnlab.experiment import RunOptions, Watcher, run_experiment
 from bnlab.many import Job, run_many
@@ -130,6 +133,15 @@ def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int
     return jobs or max(1, cores // threads), threads
 
 
+Load: TypeAlias = Callable[[DatasetConfig], Splits]
+"""Gives the images of a run."""
+
+
+def load_once() -> Load:
+    """Load images once for cells in a row that share them, as those of a study mostly do."""
+    return lru_cache(maxsize=1)(load_splits)
+
+
 def is_taken(cell: Cell) -> bool:
     """Whether another process has finished the cell or is training it."""
     run_dir = RunDir(cell.root)
@@ -180,83 +192,129 @@ _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from bnlab.executors import ch
 def run_in_processes(
     cells: Sequence[Cell], options: ExecutorOptions, stop: StopRequest, watcher: StudyWatcher
 ) -> Iterator[Outcome]:
-    """Each cell in a process of its own: a crash costs that run and no other."""
-    waiting, active = deque(cells), list[_Child]()
+    """Cells in processes apart: a crash costs that run and no other.
+
+    A process trains one cell after another, for starting one takes seconds, as long as a small run.
+    """
+    waiting, workers = deque(cells), list[_Worker]()
     told_to_stop = False
     try:
-        while active or (waiting and not stop()):
-            while waiting and len(active) < options.jobs and not stop():
+        while any(worker.cell for worker in workers) or (waiting and not stop()):
+            while waiting and sum(bool(w.cell) for w in workers) < options.jobs and not stop():
                 cell = waiting.popleft()
                 if is_taken(cell):
                     yield Outcome(cell, "taken")
-                else:
-                    active.append(_Child(cell, options))
-                    watcher.started(cell)
+                    continue
+                _free(workers, options).begin(cell)
+                watcher.started(cell)
             if stop() and not told_to_stop:
                 told_to_stop = True
-                for running in active:
-                    running.process.terminate()  # it checkpoints, then exits
-            for ended in [running for running in active if running.process.poll() is not None]:
-                active.remove(ended)
-                yield ended.outcome(asked_to_stop=told_to_stop)
-            watcher.running([running.cell for running in active])
+                for worker in workers:
+                    worker.process.terminate()  # it checkpoints, then exits
+            for worker in list(workers):
+                outcome = worker.look(asked_to_stop=told_to_stop)
+                if worker.process.returncode is not None:
+                    workers.remove(worker)
+                    worker.end()
+                if outcome is not None:
+                    yield outcome
+            watcher.running([worker.cell for worker in workers if worker.cell])
             time.sleep(POLL_SECONDS)
     finally:
-        for running in active:
-            running.process.kill()
-            running.outcome(asked_to_stop=True)
+        for worker in workers:
+            worker.end()
 
 
-class _Child:
-    """A process that trains one cell.
+def _free(workers: list["_Worker"], options: ExecutorOptions) -> "_Worker":
+    """A worker without a cell; a new one if all have theirs."""
+    for worker in workers:
+        if worker.cell is None:
+            return worker
+    workers.append(_Worker(options))
+    return workers[-1]
+
+
+class _Worker:
+    """A process that trains one cell after another.
 
     Its stdin stays open for as long as this process lives: when it closes, however that came about,
-    the child knows that nobody waits for it and stops with a checkpoint.
+    the worker knows that nobody waits for it and stops, with a checkpoint if it is training.
     """
 
-    def __init__(self, cell: Cell, options: ExecutorOptions) -> None:
-        self.cell = cell
-        self._log = log_path(options.logs, cell)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `outcome`
-        request = {
-            "config": cell.config.resolved(),
-            "root": str(cell.root),
-            "arm": cell.arm,
-            "device": options.device,
-            "deterministic": options.deterministic,
-        }
+    def __init__(self, options: ExecutorOptions) -> None:
+        self.cell: Cell | None = None
+        self._options = options
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._stderr_begin = 0
+        self._said = b""
         threads = str(options.threads)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *sys.path],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=self._stderr,
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             bufsize=0,
             start_new_session=True,  # Ctrl-C is this process's to pass on
         )
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # if it died at once, exit code and stderr say why
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        assert self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
 
-    def outcome(self, *, asked_to_stop: bool) -> Outcome:
-        """How it ended; keeps its stderr only if it failed."""
-        code = self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self._stderr.seek(0)
-        said = self._stderr.read().decode(errors="replace")
-        self._stderr.close()
+    def begin(self, cell: Cell) -> None:
+        """Let it train a cell."""
+        self.cell = cell
+        self._stderr_begin = os.fstat(self._stderr.fileno()).st_size
+        request = {
+            "config": cell.config.resolved(),
+            "root": str(cell.root),
+            "arm": cell.arm,
+            "device": self._options.device,
+            "deterministic": self._options.deterministic,
+        }
+        with suppress(BrokenPipeError):  # if it has died, exit code and stderr say why
+            self._stdin.write(json.dumps(request).encode() + b"\n")
+
+    def look(self, *, asked_to_stop: bool) -> Outcome | None:
+        """How its cell ended, if it just has; it is free for another then, or dead."""
+        ended = self.process.poll()  # before reading: what it said last is then there
+        with suppress(BlockingIOError):
+            self._said += self._stdout.read(64) or b""
+        code = ended
+        if self._said.endswith(b"\n"):
+            code, self._said = int(self._said), b""
+        if code is None or self.cell is None:
+            return None
+        return self._outcome(code, asked_to_stop=asked_to_stop)
+
+    def _outcome(self, code: int, *, asked_to_stop: bool) -> Outcome:
+        """What an exit code means; keeps the cell's stderr only if it failed."""
+        assert self.cell is not None
+        cell, self.cell = self.cell, None
+        log = log_path(self._options.logs, cell)
         ending = _ENDINGS.get(code, "failed")
         if ending == "failed" and asked_to_stop and code < 0:
             ending = "stopped"  # the signal came before training had begun
         if ending == "failed":
+            size = os.fstat(self._stderr.fileno()).st_size - self._stderr_begin
+            # Not by seek and read: the process writes where this file stands.
+            said = os.pread(self._stderr.fileno(), size, self._stderr_begin).decode(
+                errors="replace"
+            )
             if code < 0:
                 said += f"killed by {signal.Signals(-code).name}\n"
-            return Outcome(self.cell, "failed", f"{keep_log(self._log, said)} (exit code {code})")
+            return Outcome(cell, "failed", f"{keep_log(log, said)} (exit code {code})")
         if ending != "taken":
-            self._log.unlink(missing_ok=True)
-        return Outcome(self.cell, ending)
+            log.unlink(missing_ok=True)
+        return Outcome(cell, ending)
+
+    def end(self) -> None:
+        """Let it go: nobody waits for what it may still be training."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self._stdin, self._stdout, self._stderr):
+            stream.close()
 
 
 _ENDINGS: Mapping[int, Ending] = {
@@ -290,34 +348,54 @@ def _last_line(text: str) -> str:
 
 
 def child() -> None:
-    """The whole life of a child process: one request on stdin, one exit code."""
-    request = json.loads(_read_line())
-    threading.Thread(target=_stop_when_orphaned, daemon=True).start()
-    cell = Cell(Path(request["root"]), request["arm"], "", restore_config(request["config"]))
-    try:
-        ending = train_cell(cell, device=request["device"], deterministic=request["deterministic"])
-    except BnlabError as error:
-        print("; ".join(str(error).splitlines()), file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
-    sys.exit(next(code for code, name in _ENDINGS.items() if name == ending))
+    """The whole life of a worker process: requests on stdin, for each an exit code on stdout.
+
+    It dies of what it does not understand, and of a request to stop.
+    """
+    answers = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library may print there
+    requests = SimpleQueue[bytes]()
+    threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
+    load = load_once()
+    while line := requests.get():
+        request = json.loads(line)
+        cell = Cell(Path(request["root"]), request["arm"], "", restore_config(request["config"]))
+        code = 0
+        try:
+            ending = train_cell(
+                cell, load, device=request["device"], deterministic=request["deterministic"]
+            )
+            code = next(code for code, name in _ENDINGS.items() if name == ending)
+        except StopRequestedError as error:
+            sys.exit(error.exit_code)
+        except BnlabError as error:
+            print("; ".join(str(error).splitlines()), file=sys.stderr, flush=True)  # noqa: T201
+            code = error.exit_code
+        os.write(answers, f"{code}\n".encode())
 
 
-def _read_line() -> bytes:
-    """From stdin without Python's buffer, whose lock a daemon thread may hold at exit."""
-    line = b""
-    while not line.endswith(b"\n") and (piece := os.read(0, 65536)):
-        line += piece
-    return line
+def _read_requests(requests: SimpleQueue[bytes]) -> None:
+    """Pass on what comes on stdin, line by line; when it closes, end this process.
 
-
-def _stop_when_orphaned() -> None:
-    while os.read(0, 1):
-        pass
+    Without Python's buffer, whose lock a daemon thread may hold at exit.
+    """
+    rest = b""
+    while piece := os.read(0, 65536):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            requests.put(line)
+    requests.put(b"")
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_cell(cell: Cell, *, device: str, deterministic: bool) -> Ending:
+def train_cell(cell: Cell, load: Load, *, device: str, deterministic: bool) -> Ending:
     """Train a cell in this process, from wherever its directory stands.
+
+    Args:
+        cell: What to train, and where.
+        load: Gives its images.
+        device: As for `RunOptions`.
+        deterministic: Likewise.
 
     Raises:
         BnlabError: As `run_experiment`, but for a cell that another process has.
@@ -326,7 +404,8 @@ def train_cell(cell: Cell, *, device: str, deterministic: bool) -> Ending:
     if is_taken(cell):
         return "taken"
     try:
-        summary: Mapping[str, Any] = run_experiment(cell.config, cell.root, options)
+        data = load(cell.config.dataset)
+        summary: Mapping[str, Any] = run_experiment(cell.config, cell.root, options, data=data)
     except LockedError:
         return "taken"
     except BnlabError:
@@ -344,12 +423,15 @@ def run_inline(
     cells: Sequence[Cell], options: ExecutorOptions, stop: StopRequest, watcher: StudyWatcher
 ) -> Iterator[Outcome]:
     """One cell after the other in this process: no start-up time, but a crash ends the study."""
+    load = load_once()
     for cell in cells:
         if stop():
             return
         watcher.started(cell)
         try:
-            ending = train_cell(cell, device=options.device, deterministic=options.deterministic)
+            ending = train_cell(
+                cell, load, device=options.device, deterministic=options.deterministic
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, the other cells go on
             yield _raised(cell, error, options, stop)
         else:

@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ import yaml
 from conftest import TINY
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.executors import EXECUTORS, Cell, share_cores
+from bnlab.executors import (
+    EXECUTORS,
+    Cell,
+    ExecutorOptions,
+    Outcome,
+    StudyWatcher,
+    share_cores,
+)
 from bnlab.rundir import RunDir, find_runs
+from bnlab.runtime import StopRequest
 from bnlab.study import (
     Finished,
     Study,
@@ -572,6 +581,17 @@ def until(fact: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def children_of(parent: int) -> list[int]:
+    """The processes in which a study trains; none known without /proc."""
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    except OSError:
+        return []
+    return [
+        int(pid) for pid in children if b"executors" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
 def test_two_processes_share_a_study_and_train_no_cell_twice(write: Write) -> None:
     file = write(seeds=1, set={"train.epochs": 3})
     both = [start(file, *runs_of(file), "--executor", "inline", "--json") for _ in range(2)]
@@ -580,6 +600,50 @@ def test_two_processes_share_a_study_and_train_no_cell_twice(write: Write) -> No
     assert attempts(survey(file)) == [1] * 6
     for _, out, _ in ends:
         assert json.loads(out)["finished"] == json.loads(out)["total"] == 6
+
+
+def test_a_run_is_the_same_after_others_in_a_process_as_alone(write: Write, tmp_path: Path) -> None:
+    file = write(**PLAIN, arms={"a": {}}, seeds=2, set={"probes": ["gradients"]})
+    children, options = set[int](), StudyOptions(jobs=1, device="cpu")
+
+    class Watch(StudyWatcher):
+        def running(self, cells: Sequence[Cell]) -> None:
+            children.update(children_of(os.getpid()))
+
+    run_study(load(file), tmp_path / "runs", options, Watch())
+    if Path("/proc").exists():
+        assert len(children) == 1
+
+    def measured(root: Path) -> list[dict[str, Any]]:
+        records = RunDir(root).read_metrics()
+        clocks = {"seconds", "images_per_second"}
+        return [{k: v for k, v in record.items() if k not in clocks} for record in records]
+
+    later = cells(survey(file))[1]
+    jobs, threads = share_cores(1, "cpu", None)
+    alone = ExecutorOptions(jobs, threads, "cpu", deterministic=False, logs=tmp_path / "logs")
+    again = replace(later, root=tmp_path / "alone")
+    (ended,) = EXECUTORS["processes"]([again], alone, StopRequest(), StudyWatcher())
+    assert ended.ending != "failed"
+    assert measured(again.root) == measured(later.root)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds child processes in /proc")
+def test_when_a_process_dies_the_next_run_has_a_new_one(write: Write, tmp_path: Path) -> None:
+    file = write(**PLAIN, arms={"a": {}}, seeds=3, set={"train.epochs": 2})
+    endings = []
+
+    class Watch(StudyWatcher):
+        def started(self, cell: Cell) -> None:
+            if cell.config.seed == 1:
+                (child,) = children_of(os.getpid())
+                os.kill(child, signal.SIGKILL)
+
+        def ended(self, outcome: Outcome) -> None:
+            endings.append(outcome.ending)
+
+    run_study(load(file), tmp_path / "runs", StudyOptions(jobs=1, device="cpu"), Watch())
+    assert [ending == "failed" for ending in endings] == [False, True, False]
 
 
 def test_a_whole_study_through_the_command_line_with_one_broken_arm(write: Write) -> None:
@@ -604,14 +668,6 @@ def long_study(write: Write) -> Path:
     return write(**PLAIN, arms={"a": {}}, seeds=1, set={"train.epochs": 3000})
 
 
-def child_of(process: subprocess.Popen[str]) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (child,) = [
-        int(pid) for pid in children if b"executors" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    return child
-
-
 def begun(file: Path) -> int:
     """How often the first run of a study has been begun."""
     try:
@@ -627,7 +683,8 @@ def test_a_killed_run_is_told_and_resumed_and_a_stopped_study_goes_on(write: Wri
     process = start(file, *runs_of(file))
     until(metrics.exists)
     assert survey(file).count("running") == 1
-    os.kill(child_of(process), signal.SIGKILL)
+    (child,) = children_of(process.pid)
+    os.kill(child, signal.SIGKILL)
     code, _, err = wait(process)
     assert code == 6
     assert "SIGKILL" in err
