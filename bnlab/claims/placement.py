@@ -81,8 +81,7 @@ CLAIMS.register("placement")(
         "after, none. The learning rate is tuned for each arm on one grid, on validation images; "
         "fresh seeds train on all images and read the test set once. All places but after are "
         "compared with before as exploratory contrasts. Before and after are compared once more "
-        "with BN on the convolutions alone (quick: at the learning rates of the main arms), and "
-        "under full in a network of 16 convolutions.",
+        "with BN on the convolutions alone, and under full in a network of 16 convolutions.",
         smallest_effect=0.003,
         reason="0.3 percentage points are about one standard deviation between seeds of this "
         "network at 20 epochs: a place that gains less is no reason to move a layer.",
