@@ -37,15 +37,17 @@ MAY_BE_ABSENT = ("model.norm.", "model.init.", "dataset.", "optim.")
 
 
 def study_file(name: str) -> Path:
-    """The study of a claim: `configs/claims/NAME.yaml` of the checkout that bnlab runs from.
+    """The study of a claim: `configs/claims/NAME.yaml`, of the checkout or as installed.
 
     Raises:
         ConfigError: If it is not there.
     """
-    path = Path(__file__).parents[2] / "configs" / "claims" / f"{name}.yaml"
-    if not path.exists():
-        raise ConfigError(f"{path}: missing; claims need a checkout of bnlab with its configs/")
-    return path
+    package = Path(__file__).parents[1]
+    for configs in (package.parent / "configs", package / "configs"):
+        path = configs / "claims" / f"{name}.yaml"
+        if path.exists():
+            return path
+    raise ConfigError(f"{path}: missing; install bnlab again, or run it from a whole checkout")
 
 
 def stored_study(runs_dir: Path, name: str, preset: str) -> Path:
