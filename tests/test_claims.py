@@ -32,7 +32,7 @@ from bnlab.claims import (
     study_file,
 )
 from bnlab.claims.base import NAMING, make_contrast, named_range, settling_n
-from bnlab.claims.convergence import SHORTER, times
+from bnlab.claims.convergence import SHORTER, octaves_saved, times
 from bnlab.claims.depth import Ladder, octaves_deeper
 from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
 from bnlab.claims.evidence import RunIndex, gather, load_claim_plan
@@ -215,8 +215,8 @@ def test_an_effect_of_twice_the_smallest_of_interest_is_found_at_the_promised_po
         seen.append(contrast.differences)
         found += judge_all({**others, name: contrast})[name].label == "SUPPORTED"
     assert np.mean(seen) == pytest.approx(effect, rel=0.15)
-    # A guard leaves one study in a hundred without a verdict (convergence: seeds that never reach
-    # the target that other seeds named).
+    # Convergence: in one study in a hundred a third of the seeds never reach the target that other
+    # seeds named; a sign test then has less power.
     promised = 0.99 * paired_power(n, effect, float(np.std(seen)), ALPHA / FAMILY)
     assert promised > 0.5
     assert found / studies >= promised - 3 * (promised * (1 - promised) / studies) ** 0.5
@@ -327,6 +327,27 @@ def test_a_target_that_the_budgets_do_not_bracket_gives_no_verdict() -> None:
         replace(evidence, best={**evidence.best, "none": late, "batch": late})
     )
     assert "none (10 of 10 never), batch (10 of 10 never)" in contrast.guard
+
+
+def test_a_time_beyond_the_budgets_is_a_bound_and_not_the_last_budget() -> None:
+    budgets, never, at_once = np.array([1.0, 2.0, 8.0]), np.inf, -np.inf
+    none = np.array([2.5, never, 2.5, never, at_once, 2.5])
+    batch = np.array([0.5, 0.5, at_once, at_once, 0.5, never])
+    low, high = octaves_saved(none, batch, budgets)
+    np.testing.assert_allclose(low, [2.0, 2.5, 2.5, 3.0, at_once, at_once])
+    np.testing.assert_allclose(high, [2.0, never, never, never, -0.5, -0.5])
+
+
+def test_a_target_that_many_runs_without_bn_miss_still_gives_a_verdict() -> None:
+    evidence = sooner(normal(np.random.default_rng(0), 10, 0.001), 1.0)
+    late = evidence.best["none"].copy()
+    late[NAMING + 2 :] = 0.3
+    missing = {**evidence.best, "none": late, "none_b6": late}
+    contrast = CLAIMS["convergence"].measure(replace(evidence, best=missing))
+    assert contrast.guard == ""
+    assert contrast.test == "sign test"
+    assert contrast.effect.estimate > 1.0
+    assert any("none (8 of 10 never)" in remark for remark in contrast.remarks)
 
 
 def test_a_usable_range_that_reaches_the_end_of_the_grid_gives_no_verdict() -> None:
