@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Heavy libraries load inside the commands."""
 
+import errno
 import json
 import logging
 import sys
@@ -56,6 +57,16 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:  # the reader (head, less) went away
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:  # files are written under a StorageError; this is the output
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(  # noqa: T201
+            f"bnlab: the output is incomplete: {error.strerror}; free some space, or send it "
+            "elsewhere (runs and reports are written apart from it)",
+            file=sys.stderr,
+        )
+        sys.stderr.close()  # what stdout still holds would be told about at exit
         sys.exit(1)
 
 

@@ -195,3 +195,21 @@ def test_help_loads_neither_torch_nor_anything_else_heavy(tmp_path: Path) -> Non
     for command in ("train", "check", "diff", "data", "tensorboard"):
         assert command in shown.stdout
     assert bnlab("--version", cwd=tmp_path).stdout.startswith("bnlab ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a Linux device")
+@pytest.mark.parametrize("words", [["--help"], ["claims", "--json"]])
+def test_output_that_finds_no_space_is_told_in_a_line(words: list[str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "bnlab.cli", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("bnlab: the output is incomplete: No space left on device")
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
