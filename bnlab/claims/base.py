@@ -58,6 +58,19 @@ def show_effect(value: float, unit: Unit) -> str:
     return f"{value * SCALES[unit]:+.2f} {unit}"
 
 
+def show_limits(interval: Interval, unit: Unit) -> str:
+    """Limits without their unit: `+0.12 to +0.50`; `+0.12 or more` where the data set no upper one.
+
+    Args:
+        interval: In storage units.
+        unit: To show them in.
+    """
+    low, high = (f"{value * SCALES[unit]:+.2f}" for value in (interval.low, interval.high))
+    if math.isinf(interval.low):
+        return "none" if math.isinf(interval.high) else f"{high} or less"
+    return f"{low} or more" if math.isinf(interval.high) else f"{low} to {high}"
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Scores of the runs that a claim asks for, all of them finished.
@@ -389,7 +402,7 @@ def judge_effect(claim: Claim, contrast: Contrast, interval: Interval, reversal:
     if sublabel == "reversed" and not reversal:
         sublabel = ""
     shown, least = claim.show(interval.estimate), claim.show(smallest)
-    limits = f"{claim.show(interval.low)} to {claim.show(interval.high)}"
+    limits = show_limits(interval, claim.unit)
     if decision.label == "SUPPORTED":
         return Verdict(
             "SUPPORTED", interval=interval, why=f"{shown} ({limits}): above 0, and at least {least}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnlab.claims import FAMILY, MIN_N, Finding, as_data
-from bnlab.claims.base import SCALES, Unit, show_effect
+from bnlab.claims.base import show_effect, show_limits
 from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
 from bnlab.rundir import StorageError, write_text
@@ -77,7 +77,7 @@ def _overview(findings: Sequence[Finding]) -> Table:
     for finding in findings:
         interval = _interval(finding)
         effect = finding.claim.show(interval.estimate) if interval else MISSING
-        limits = _limits(finding.claim.unit, interval) if interval else MISSING
+        limits = show_limits(interval, finding.claim.unit) if interval else MISSING
         preset = finding.gathered.preset if finding.gathered.finished else MISSING
         row = (finding.claim.name, _verdict(finding), effect, limits, str(finding.n), preset)
         rows.append(row)
@@ -100,11 +100,6 @@ def _interval(finding: Finding) -> Interval | None:
     if finding.verdict.interval is not None:
         return finding.verdict.interval
     return finding.contrast.interval if finding.contrast is not None else None
-
-
-def _limits(unit: Unit, interval: Interval) -> str:
-    low, high = interval.low * SCALES[unit], interval.high * SCALES[unit]
-    return f"{low:+.2f} to {high:+.2f}"
 
 
 def _lines(finding: Finding) -> tuple[str, ...]:
@@ -137,11 +132,11 @@ def _page(finding: Finding) -> tuple[Block, ...]:
             (
                 "headline",
                 claim.show(contrast.interval.estimate),
-                _limits(claim.unit, contrast.interval),
+                show_limits(contrast.interval, claim.unit),
             )
         ]
         rows += [
-            (d.name, show_effect(d.interval.estimate, d.unit), _limits(d.unit, d.interval))
+            (d.name, show_effect(d.interval.estimate, d.unit), show_limits(d.interval, d.unit))
             for d in contrast.details
         ]
         columns = (Column("contrast", numeric=False), Column("effect"), Column("95 % limits"))
