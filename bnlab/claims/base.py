@@ -193,6 +193,13 @@ class Contrast:
         """The exact test that `p` belongs to."""
         return "sign test" if isinstance(self.effect, MedianEffect) else "sign-flip test"
 
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        """Least and greatest effect of each seed, equal where it is known: two of (seeds,)."""
+        if isinstance(self.effect, MedianEffect):
+            return self.effect.low, self.effect.high
+        return self.differences, self.differences
+
 
 def make_contrast(
     differences: Array,

@@ -178,9 +178,11 @@ def _plots(finding: Finding) -> list[Plot]:
         return claim_chart(contrast.chart)
 
     least = claim.show(claim.smallest_effect)
+    known = bool((contrast.bounds[0] == contrast.bounds[1]).all())
+    seeds = "dots" if known else "dots; triangles point onward from bounds"
     middle = "mean" if contrast.test == "sign-flip test" else "median"
     caption = (
-        f"Effect on every seed (dots), {middle} and limits; dashed, the smallest of interest, "
+        f"Effect on every seed ({seeds}), {middle} and limits; dashed, the smallest of interest, "
         f"{least}."
     )
     plots = [Plot(f"{claim.name}-effect", caption, effect)]

@@ -336,6 +336,8 @@ def probe(comparison: Comparison, quantity: str) -> Figure:
 def claim_effect(claim: "Claim", contrast: "Contrast", limits: "Interval") -> Figure:
     """A claim's effect on every seed, its mean and limits, against 0 and the smallest of interest.
 
+    A seed that gives no more than a bound is a triangle that points to where its effect may lie.
+
     Args:
         claim: Whose effect.
         contrast: Its seeds.
@@ -343,14 +345,20 @@ def claim_effect(claim: "Claim", contrast: "Contrast", limits: "Interval") -> Fi
     """
     scale, color = claim.scale, COLORS[1]
     figure, axes = _axes(0.9, left=0.06)
-    values = contrast.differences[np.isfinite(contrast.differences)] * scale
+    least, greatest = (bound * scale for bound in contrast.bounds)
+    values = np.where(np.isfinite(least), least, greatest)
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(claim.smallest_effect * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
-    axes.plot(
-        values, rows, linestyle="", marker="o", markersize=4.5, color=color, alpha=0.75,
-        markeredgewidth=0,
-    )  # fmt: skip
+    for marker, seeds in (
+        ("o", least == greatest),
+        (">", np.isfinite(least) & (greatest > least)),
+        ("<", np.isneginf(least) & np.isfinite(greatest)),
+    ):
+        axes.plot(
+            values[seeds], rows[seeds], linestyle="", marker=marker, markersize=4.5, color=color,
+            alpha=0.75, markeredgewidth=0,
+        )  # fmt: skip
     lowest, middle, highest = (x * scale for x in (limits.low, limits.estimate, limits.high))
     known = [0, claim.smallest_effect * scale, lowest, middle, highest, *values]
     known = [x for x in known if math.isfinite(x)]
