@@ -54,8 +54,8 @@ SCALES: Mapping[Unit, float] = {"pp": 100.0, "octaves": 1.0, "nats": 1.0}
 
 
 def show_effect(value: float, unit: Unit) -> str:
-    """An effect with its unit: `+0.31 pp`."""
-    return f"{value * SCALES[unit]:+.2f} {unit}"
+    """An effect with its unit: `+0.31 pp`; `unknown` where too few seeds set one."""
+    return f"{value * SCALES[unit]:+.2f} {unit}" if math.isfinite(value) else "unknown"
 
 
 def show_limits(interval: Interval, unit: Unit) -> str:
