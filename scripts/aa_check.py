@@ -19,14 +19,15 @@ from typing import Any
 
 import torch
 
-from bnlab.accelerate import hold_lr
+from bnlab.analysis.stats import paired_interval
 from bnlab.config import Config, load_config
-from bnlab.datasets import load_splits
-from bnlab.experiment import VOCABULARY, RunOptions, build_task
-from bnlab.many import Job, run_many
-from bnlab.runtime import environment, numerics, resolve_device, resolve_precision
-from bnlab.stats import paired_interval
-from bnlab.train import Position, train_epoch, training_sums
+from bnlab.training.accelerate import hold_lr
+from bnlab.training.datasets import load_splits
+from bnlab.training.device import numerics, resolve_device, resolve_precision
+from bnlab.training.experiment import VOCABULARY, RunOptions, build_task
+from bnlab.training.loop import Position, train_epoch, training_sums
+from bnlab.training.many import Job, run_many
+from bnlab.training.provenance import environment
 
 SMALL = (
     "name=aa",

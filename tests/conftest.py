@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bnlab.config import Config, load_config
-from bnlab.experiment import VOCABULARY
+from bnlab.training.experiment import VOCABULARY
 
 TINY = (
     "name=tiny",

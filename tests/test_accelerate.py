@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from test_experiment import StopAt, assert_same_run, weights
 from torch import nn
 
-from bnlab.accelerate import (
+from bnlab.errors import StopRequestedError
+from bnlab.records.rundir import RunDir
+from bnlab.training.accelerate import (
     WARM_UP_CALLS,
     CapturedSteps,
     EagerSteps,
@@ -21,14 +23,12 @@ from bnlab.accelerate import (
     pool_before_relu,
     resolve_acceleration,
 )
-from bnlab.batches import Batches, fit_normalize
-from bnlab.datasets.base import Split
-from bnlab.errors import StopRequestedError
-from bnlab.experiment import RunOptions, build_task, run_experiment, run_path
-from bnlab.model import build_model
-from bnlab.norms import NORMS
-from bnlab.rundir import RunDir
-from bnlab.runtime import Stochastic
+from bnlab.training.batches import Batches, fit_normalize
+from bnlab.training.datasets.base import Split
+from bnlab.training.experiment import RunOptions, build_task, run_experiment, run_path
+from bnlab.training.models import build_model
+from bnlab.training.norms import NORMS
+from bnlab.training.streams import Stochastic
 
 CPU = torch.device("cpu")
 
@@ -150,7 +150,7 @@ def test_a_step_is_captured_once_for_each_size_of_batch(monkeypatch: pytest.Monk
 
         return replay
 
-    monkeypatch.setattr("bnlab.accelerate.capture", fake)
+    monkeypatch.setattr("bnlab.training.accelerate.capture", fake)
     sizes: list[int] = []
     generator = torch.Generator()
     steps = CapturedSteps(
@@ -285,7 +285,7 @@ def test_the_memory_of_a_finished_run_is_free_at_once(
         models.append(weakref.ref(task.model))
         return task
 
-    monkeypatch.setattr("bnlab.experiment.build_task", built)
+    monkeypatch.setattr("bnlab.training.experiment.build_task", built)
     gc.disable()  # it would find a circle in time, and a GPU has no time
     try:
         run_experiment(tiny_config(f"train.accelerate={way}"), tmp_path / "run")

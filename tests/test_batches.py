@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnlab.batches import (
+from bnlab.training.batches import (
     Batches,
     NormalizeName,
     crop,
@@ -15,7 +15,7 @@ from bnlab.batches import (
     fit_normalize,
     mirror,
 )
-from bnlab.datasets import Split
+from bnlab.training.datasets import Split
 
 CPU = torch.device("cpu")
 

@@ -28,7 +28,7 @@ from bnlab.bench import (
 )
 from bnlab.cli import app
 from bnlab.errors import BnlabError
-from bnlab.train import training_sums
+from bnlab.training.loop import training_sums
 
 CPU = torch.device("cpu")
 SETTINGS = Settings("cpu", 64, warm_up=1, repeats=2, at_once=(2,), workers=0, matrix=32)
@@ -142,7 +142,7 @@ def test_the_seed_network_takes_262_million_operations(make_seed: Callable[[], A
 @pytest.fixture
 def make_seed() -> Callable[[], Any]:
     from bnlab.config import load_config
-    from bnlab.experiment import VOCABULARY
+    from bnlab.training.experiment import VOCABULARY
 
     path = Path(__file__).parents[1] / "configs" / "seed.yaml"
     return lambda: load_config([path], (), vocabulary=VOCABULARY)

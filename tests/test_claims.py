@@ -12,6 +12,9 @@ from made_runs import make_run
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from bnlab.analysis import Run, load_runs
+from bnlab.analysis.runs import NOT_IN_ARMS
+from bnlab.analysis.stats import mean_interval, paired_power
 from bnlab.claims import (
     ALPHA,
     CLAIMS,
@@ -41,15 +44,13 @@ from bnlab.claims.input_normalization import WAYS
 from bnlab.claims.placement import OTHERS
 from bnlab.claims.small_batch import STATISTICS
 from bnlab.cli import app
-from bnlab.compare import Run, load_runs
-from bnlab.compare.runs import NOT_IN_ARMS
 from bnlab.config import Config, flatten
 from bnlab.errors import ConfigError
-from bnlab.experiment import VOCABULARY
 from bnlab.report.claims import write_claims
-from bnlab.stats import mean_interval, paired_power
-from bnlab.study import load_shared_study, survey_study
-from bnlab.studyfile import Plan, load_plan
+from bnlab.study.file import Plan, load_plan
+from bnlab.study.plan import load_shared_study
+from bnlab.study.survey import survey_study
+from bnlab.training.experiment import VOCABULARY
 
 ROOT = Path(__file__).parent.parent
 Array = NDArray[np.float64]

@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_run
 from scipy import stats as scipy_stats
 
-from bnlab.compare import (
+from bnlab.analysis import (
     Comparison,
     Effect,
     Options,

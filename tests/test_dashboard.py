@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from bnlab.dashboard import link_runs, run_names, serve
 from bnlab.errors import ConfigError
-from bnlab.rundir import RunDir
+from bnlab.records.rundir import RunDir
+from bnlab.report.dashboard import link_runs, run_names, serve
 
 
 def config(seed: int = 0, **norm: Any) -> dict[str, Any]:

@@ -23,14 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import bnlab.datasets
-from bnlab.batches import fit_normalize
+import bnlab.training.datasets
 from bnlab.config import DatasetConfig
-from bnlab.datasets import DATASETS, ImageData, Split, cifar10, folder, load_splits, silent
-from bnlab.datasets.base import balanced_order, cut
-from bnlab.datasets.cifar10 import cifar10_status, fetch_cifar10
-from bnlab.datasets.vision import torchvision_datasets
 from bnlab.errors import ConfigError, DataError
+from bnlab.training.batches import fit_normalize
+from bnlab.training.datasets import DATASETS, ImageData, Split, cifar10, folder, load_splits, silent
+from bnlab.training.datasets.base import balanced_order, cut
+from bnlab.training.datasets.cifar10 import cifar10_status, fetch_cifar10
+from bnlab.training.datasets.vision import torchvision_datasets
 
 CLASS_NAMES = tuple(f"class{label}" for label in range(10))
 
@@ -180,14 +180,16 @@ def test_every_source_reports_progress_up_to_its_total(
 
 
 def test_a_source_is_one_file_and_one_import_line() -> None:
-    place = Path(bnlab.datasets.__file__).parent
+    place = Path(bnlab.training.datasets.__file__).parent
     shared = {"__init__.py", "base.py", "vision.py"}
     files = {file.stem for file in place.glob("*.py") if file.name not in shared}
     lines = (place / "__init__.py").read_text(encoding="utf-8").splitlines()
-    imported = {line.split()[-1] for line in lines if line.startswith("from bnlab.datasets import")}
+    imported = {
+        line.split()[-1] for line in lines if line.startswith("from bnlab.training.datasets import")
+    }
     assert files == imported == set(DATASETS)
     for name in files:
-        assert DATASETS[name].__module__ == f"bnlab.datasets.{name}"
+        assert DATASETS[name].__module__ == f"bnlab.training.datasets.{name}"
 
 
 def test_an_unknown_source_is_an_error_that_lists_the_known_ones() -> None:
@@ -196,7 +198,7 @@ def test_an_unknown_source_is_an_error_that_lists_the_known_ones() -> None:
 
 
 def test_importing_the_sources_does_not_import_torchvision() -> None:
-    program = "import sys, bnlab.datasets; sys.exit('torchvision' in sys.modules)"
+    program = "import sys, bnlab.training.datasets; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

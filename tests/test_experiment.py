@@ -16,11 +16,12 @@ import yaml
 from conftest import TINY, MakeConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bnlab.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.config import Config
-from bnlab.datasets import Splits, load_splits
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
-from bnlab.experiment import (
+from bnlab.records.rundir import RunDir, load_record
+from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
+from bnlab.training.datasets import Splits, load_splits
+from bnlab.training.experiment import (
     RunOptions,
     Watcher,
     build_task,
@@ -29,8 +30,7 @@ from bnlab.experiment import (
     run_path,
     spread,
 )
-from bnlab.rundir import RunDir, load_record
-from bnlab.train import Position
+from bnlab.training.loop import Position
 
 TIMINGS = {"seconds", "images_per_second"}
 
@@ -283,7 +283,7 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(
 KILL_CODE = """
 import sys
 from pathlib import Path
-from bnlab import experiment
+from bnlab.training import experiment
 from bnlab.config import load_config
 experiment.CHECKPOINT_SECONDS = 0.0
 import torch; torch.set_num_threads(1)
@@ -351,7 +351,7 @@ def _die(*_: object) -> None:
 def test_the_time_spent_before_a_kill_is_part_of_the_wall_time(
     tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnlab.experiment.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("bnlab.training.experiment.CHECKPOINT_SECONDS", 0.0)
 
     class DieAfterTwo(Watcher):
         def epoch(self, config: Config, record: Any) -> None:
@@ -408,7 +408,7 @@ def test_resuming_with_other_images_is_refused(
     def other(*args: Any) -> Splits:
         return replace(load_splits(*args), checksum="0" * 64)
 
-    monkeypatch.setattr("bnlab.experiment.load_splits", other)
+    monkeypatch.setattr("bnlab.training.experiment.load_splits", other)
     with pytest.raises(RefusedError, match="images that the run was started with"):
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
@@ -468,7 +468,7 @@ def test_resuming_in_another_precision_is_refused(tmp_path: Path, tiny_config: M
     with pytest.raises(StopRequestedError):
         run_experiment(tiny_config(), root, watcher=StopAt(1, 3))
     state = read_checkpoint(RunDir(root))
-    from bnlab.checkpoint import write_checkpoint
+    from bnlab.training.checkpoint import write_checkpoint
 
     write_checkpoint(RunDir(root), {**state, "precision": "bf16"})
     with pytest.raises(RefusedError, match="was trained in bf16"):
@@ -523,7 +523,7 @@ def test_a_failure_is_marked_in_the_record_and_can_be_resumed(
 def test_a_full_disk_stops_the_run_with_its_checkpoint_whole(
     tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bnlab.experiment.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("bnlab.training.experiment.CHECKPOINT_SECONDS", 0.0)
     whole, cut = run_path(tmp_path / "whole", tiny_config()), run_path(tmp_path, tiny_config())
     run_experiment(tiny_config(), whole)
 

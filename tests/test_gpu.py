@@ -6,13 +6,13 @@ import torch
 from conftest import MakeConfig
 from test_experiment import assert_same_run, curves
 
-from bnlab.accelerate import CapturedSteps
-from bnlab.datasets import load_splits
-from bnlab.experiment import RunOptions, build_task, run_experiment
-from bnlab.many import Job, run_many
-from bnlab.norms import NORMS
-from bnlab.runtime import numerics
-from bnlab.train import evaluate, fit
+from bnlab.training.accelerate import CapturedSteps
+from bnlab.training.datasets import load_splits
+from bnlab.training.device import numerics
+from bnlab.training.experiment import RunOptions, build_task, run_experiment
+from bnlab.training.loop import evaluate, fit
+from bnlab.training.many import Job, run_many
+from bnlab.training.norms import NORMS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,14 +8,14 @@ import torch
 from conftest import MakeConfig
 from test_experiment import assert_same_run
 
-from bnlab import many
 from bnlab.config import Config
 from bnlab.errors import ConfigError, StopRequestedError
-from bnlab.experiment import RunOptions, Watcher, run_experiment
-from bnlab.many import Ended, Job, fitting, run_many
-from bnlab.rundir import RunDir
-from bnlab.runtime import StopRequest
-from bnlab.train import Position
+from bnlab.records.rundir import RunDir
+from bnlab.training import many
+from bnlab.training.experiment import RunOptions, Watcher, run_experiment
+from bnlab.training.loop import Position
+from bnlab.training.many import Ended, Job, fitting, run_many
+from bnlab.training.signals import StopRequest
 
 ARMS: tuple[tuple[str, ...], ...] = (
     ("model.norm.name=none",),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnlab.config import InitConfig, ModelConfig, NormConfig
 from bnlab.errors import ConfigError
-from bnlab.model import (
+from bnlab.training.models import (
     CONV_ORDERS,
     FC_ORDERS,
     Dropout,
@@ -19,8 +19,8 @@ from bnlab.model import (
     norm_layers,
     parameter_count,
 )
-from bnlab.norms import NORMS, calibrate
-from bnlab.runtime import stream
+from bnlab.training.norms import NORMS, calibrate
+from bnlab.training.streams import stream
 
 LAW = settings(deadline=None, max_examples=25, derandomize=True)
 SMALL = {"widths": (4, 6), "hidden": (8,)}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnlab.config import NormConfig
 from bnlab.errors import ConfigError
-from bnlab.norms import NORMS, FrozenInit, calibrate, ghost_batches
+from bnlab.training.norms import NORMS, FrozenInit, calibrate, ghost_batches
 
 MAPS, VECTORS = (4, 3, 3), (6,)
 LAW = settings(deadline=None, max_examples=25, derandomize=True)
@@ -582,7 +582,7 @@ def test_noise_is_absent_in_eval_mode() -> None:
 
 
 def test_frozen_init_before_calibration_says_what_to_call() -> None:
-    with pytest.raises(RuntimeError, match=r"call bnlab\.norms\.calibrate"):
+    with pytest.raises(RuntimeError, match=r"call bnlab\.training\.norms\.calibrate"):
         build("frozen_init")(torch.randn(2, *MAPS))
 
 

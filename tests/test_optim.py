@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnlab.config import OptimConfig
-from bnlab.optim import build_optimizer, lr_at, parameter_groups
+from bnlab.training.optim import build_optimizer, lr_at, parameter_groups
 
 
 def optim(**values: object) -> OptimConfig:

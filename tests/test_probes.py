@@ -8,11 +8,11 @@ from conftest import MakeConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnlab.model import build_model
-from bnlab.probes import PROBES, Sample, run_probes
-from bnlab.probes.activations import activations
-from bnlab.probes.gradients import gradients
-from bnlab.probes.weights import weights
+from bnlab.training.models import build_model
+from bnlab.training.probes import PROBES, Sample, run_probes
+from bnlab.training.probes.activations import activations
+from bnlab.training.probes.gradients import gradients
+from bnlab.training.probes.weights import weights
 
 
 def batch(images: int = 20) -> Sample:

@@ -13,14 +13,14 @@ from xml.etree import ElementTree as ET
 import pytest
 from made_runs import make_run
 
+from bnlab.analysis import Comparison, Options, compare, load_runs
+from bnlab.analysis.stats import TimeToTarget
 from bnlab.cli import main
-from bnlab.compare import Comparison, Options, compare, load_runs
 from bnlab.report import default_folder, write_report
 from bnlab.report.blocks import Bullets, Section, Text
 from bnlab.report.listing import sparkline
 from bnlab.report.numbers import difference, number, p_value, score, time
 from bnlab.report.sections import SECTIONS, findings
-from bnlab.stats import TimeToTarget
 
 NONE = {"model.norm.name": "none"}
 LONG = {"model.norm.placement": "after_activation"}

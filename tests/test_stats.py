@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bnlab.stats import (
+from bnlab.analysis.stats import (
     Alternative,
     Decision,
     Interval,
@@ -75,7 +75,7 @@ def at_most(rate: float, studies: int) -> float:
 
 
 def test_the_module_imports_neither_torch_nor_scipy_stats() -> None:
-    code = "import sys, bnlab.stats; print({'torch', 'scipy.stats'} & set(sys.modules))"
+    code = "import sys, bnlab.analysis.stats; print({'torch', 'scipy.stats'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.config import InitConfig, ModelConfig, NormConfig
-from bnlab.model import CONV_ORDERS, build_model, init_hash
-from bnlab.norms import NORMS, calibrate
+from bnlab.training.models import CONV_ORDERS, build_model, init_hash
+from bnlab.training.norms import NORMS, calibrate
 
 INITS = ("he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_small")
 

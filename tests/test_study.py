@@ -14,7 +14,9 @@ import yaml
 from conftest import TINY
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.executors import (
+from bnlab.records.rundir import RunDir, find_runs
+from bnlab.study.estimate import estimate_left
+from bnlab.study.executors import (
     EXECUTORS,
     Cell,
     ExecutorOptions,
@@ -22,23 +24,21 @@ from bnlab.executors import (
     StudyWatcher,
     share_cores,
 )
-from bnlab.rundir import RunDir, find_runs
-from bnlab.runtime import StopRequest
-from bnlab.study import (
-    Finished,
-    Study,
-    StudyOptions,
-    Survey,
-    estimate_left,
-    load_study,
-    raise_failures,
+from bnlab.study.plan import Study, load_study
+from bnlab.study.render import (
     render_estimate,
     render_plan,
     results,
-    run_study,
     study_as_data,
-    survey_study,
 )
+from bnlab.study.run import (
+    Finished,
+    StudyOptions,
+    raise_failures,
+    run_study,
+)
+from bnlab.study.survey import Survey, survey_study
+from bnlab.training.signals import StopRequest
 
 INLINE = StudyOptions(executor="inline", device="cpu")
 SETTINGS = [text for text in TINY if not text.startswith(("name=", "optim.lr="))]

@@ -13,8 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bnlab.registry import Registry
-from bnlab.stats import (
+from bnlab.analysis.stats import (
     Interval,
     MedianEffect,
     decide,
@@ -27,6 +26,7 @@ from bnlab.stats import (
     smallest_sign_flip_p,
     verdict_intervals,
 )
+from bnlab.registry import Registry
 
 Array: TypeAlias = NDArray[np.float64]
 

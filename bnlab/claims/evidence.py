@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from bnlab.analysis import Run, make_metric, score_of
+from bnlab.analysis.runs import NOT_IN_ARMS
 from bnlab.claims.base import Array, Evidence
-from bnlab.compare import Run, make_metric, score_of
-from bnlab.compare.runs import NOT_IN_ARMS
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
-from bnlab.studyfile import Plan, Point, Stage, load_plan
+from bnlab.study.file import Plan, Point, Stage, load_plan
 
 PRESETS = ("full", "quick", "smoke")
 """From the strongest evidence to none."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bnlab.analysis import Remark, load_runs
+from bnlab.analysis.stats import Interval
 from bnlab.claims.base import CLAIMS, MIN_N, RULE, SCALES, Claim, Contrast, Verdict, judge_together
 from bnlab.claims.evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
-from bnlab.compare import Remark, load_runs
-from bnlab.stats import Interval
 
 DEFAULT_PRESET = "quick"
 """What a claim of which nothing is at hand is best tried with first."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnlab.analysis.stats import Interval, paired_tost
 from bnlab.claims.base import (
     ALPHA,
     CLAIMS,
@@ -19,7 +20,6 @@ from bnlab.claims.base import (
     judge_effect,
     make_contrast,
 )
-from bnlab.stats import Interval, paired_tost
 
 OTHERS = ("after", "after_pool", "before_conv", "both", "none")
 

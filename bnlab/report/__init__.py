@@ -6,10 +6,10 @@ the renderers turn into their format. The same runs give the same bytes.
 
 from pathlib import Path
 
-from bnlab.compare import Comparison
+from bnlab.analysis import Comparison
+from bnlab.records.rundir import StorageError, write_text
 from bnlab.report.blocks import Plot
 from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
-from bnlab.rundir import StorageError, write_text
 
 __all__ = ["FOLDER", "changed_verdicts", "default_folder", "read_report", "to_json", "write_report"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from bnlab.compare import Comparison
+from bnlab.analysis import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bnlab.compare import Comparison, Run
+from bnlab.analysis import Comparison, Run
 from bnlab.errors import ConfigError
 
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from bnlab.compare import Comparison
+from bnlab.analysis import Comparison
 
 FOLDER = "tensorboard"
 """Below the report: no run directory, so that `compare` never takes aggregates for runs."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from bnlab.compare import run_folders
+from bnlab.analysis import run_folders
 from bnlab.config import flatten
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
+from bnlab.records.rundir import RunDir, RunRecord, load_record
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number
-from bnlab.rundir import RunDir, RunRecord, load_record
 
 SPARK = "▁▂▃▄▅▆▇█"
 

@@ -2,8 +2,8 @@
 
 import math
 
-from bnlab.compare import Effect, Metric, Result
-from bnlab.stats import Interval, TimeToTarget
+from bnlab.analysis import Effect, Metric, Result
+from bnlab.analysis.stats import Interval, TimeToTarget
 
 MISSING = "–"  # noqa: RUF001 - an en dash, as in printed tables
 

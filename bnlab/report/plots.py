@@ -17,14 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bnlab.compare import Comparison, Curve, View, make_metric
+from bnlab.analysis import Comparison, Curve, View, make_metric
+from bnlab.analysis.stats import mean_interval
 from bnlab.report.numbers import column, difference, score
-from bnlab.stats import mean_interval
 
 if TYPE_CHECKING:
+    from bnlab.analysis.stats import Interval
     from bnlab.claims import Claim, Contrast, Evidence
     from bnlab.claims.base import Chart
-    from bnlab.stats import Interval
 
 INK = "#0b0b0b"
 """Stands for the page's text color until `svg` replaces it."""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bnlab.compare import ALPHA, Comparison, Effect, Response, View, make_metric, mixed_line
+from bnlab.analysis import ALPHA, Comparison, Effect, Response, View, make_metric, mixed_line
 from bnlab.report.blocks import (
     Block,
     Bullets,

@@ -9,7 +9,7 @@ from typing import Any
 
 from bnlab.config import Config
 from bnlab.errors import BnlabError
-from bnlab.rundir import RunDir, find_runs
+from bnlab.records.rundir import RunDir, find_runs
 from bnlab.study.survey import Survey
 
 STARTUP_SECONDS = 5.0

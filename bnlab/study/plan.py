@@ -6,10 +6,10 @@ from pathlib import Path
 
 from bnlab.config import arm_label
 from bnlab.errors import BnlabError
-from bnlab.executors import Cell
-from bnlab.experiment import VOCABULARY, run_path
-from bnlab.rundir import RunDir, find_runs
-from bnlab.studyfile import Plan, Point, Stage, load_plan, show_point
+from bnlab.records.rundir import RunDir, find_runs
+from bnlab.study.executors import Cell
+from bnlab.study.file import Plan, Point, Stage, load_plan, show_point
+from bnlab.training.experiment import VOCABULARY, run_path
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bnlab.executors import show_metric, show_progress
 from bnlab.study.estimate import Estimate, budget_excess
+from bnlab.study.executors import show_metric, show_progress
+from bnlab.study.file import show_point, show_value
 from bnlab.study.survey import STATES, Survey, score_of
-from bnlab.studyfile import show_point, show_value
 
 
 def render_plan(survey: Survey) -> str:

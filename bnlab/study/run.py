@@ -10,14 +10,14 @@ import yaml
 
 from bnlab.config import differences, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
-from bnlab.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
-from bnlab.experiment import VOCABULARY
-from bnlab.rundir import RunDir, write_text
-from bnlab.runtime import StopRequest, stop_on_signal
+from bnlab.records.rundir import RunDir, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
+from bnlab.study.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
+from bnlab.study.file import load_plan
 from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
-from bnlab.studyfile import load_plan
+from bnlab.training.experiment import VOCABULARY
+from bnlab.training.signals import StopRequest, stop_on_signal
 
 WAIT_SECONDS = 1.0
 """How often to look whether other processes have finished the cells they train."""

@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any, Literal
 
 from bnlab.errors import BnlabError
-from bnlab.executors import Cell, last_line, log_path
-from bnlab.rundir import RunDir
+from bnlab.records.rundir import RunDir
+from bnlab.study.executors import Cell, last_line, log_path
+from bnlab.study.file import Point, Stage
 from bnlab.study.plan import Study
-from bnlab.studyfile import Point, Stage
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "diverged", "running", "cut off", "failed", "missing")

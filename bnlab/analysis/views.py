@@ -1,0 +1,194 @@
+"""The arms under one rule for the tuned key: as configured, each at its best, all at the same."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from bnlab.analysis.arms import runs_at, settings_of
+from bnlab.analysis.effects import judge, make_effect
+from bnlab.analysis.results import LEVEL, Arm, Metric, Response, Result, View, make_metric, score_of
+from bnlab.analysis.runs import Run
+from bnlab.analysis.stats import mean_interval
+from bnlab.errors import ConfigError
+
+
+def make_result(arm: str, setting: float | None, runs: Sequence[Run], metric: Metric) -> Result:
+    """One arm's scores at one value of the tuned key; runs without the metric do not count."""
+    scored = {run.seed: score for run in runs if (score := score_of(run, metric)) is not None}
+    diverged = tuple(run.seed for run in runs if run.diverged and run.seed in scored)
+    values = list(scored.values())
+    survivors = [scored[seed] for seed in scored if seed not in diverged]
+    several = len(values) > 1
+    return Result(
+        arm=arm,
+        setting=setting,
+        scores=scored,
+        diverged=diverged,
+        mean=float(np.mean(values)) if values else math.nan,
+        sd=float(np.std(values, ddof=1)) if several else None,
+        interval=mean_interval(values, LEVEL) if several else None,
+        survivors_mean=float(np.mean(survivors)) if survivors else None,
+    )
+
+
+def respond(arm: Arm, tuned: str, metric: Metric) -> Response:
+    """Judged on validation images where every run of the arm has them, else on the metric."""
+    runs = arm.tuning or arm.runs
+    on_val = make_metric("val/accuracy")
+    judge = on_val if all(score_of(run, on_val) is not None for run in runs) else metric
+    settings = settings_of(runs, tuned)
+    points = tuple(
+        make_result(arm.name, value, runs_at(runs, tuned, value), judge) for value in settings
+    )
+    sign = 1 if judge.higher_is_better else -1
+    best = max(
+        points, key=lambda point: (sign * point.mean, -settings.index(_known(point.setting)))
+    )
+    edge: Literal["low", "high", "single"] | None = None
+    if len(points) == 1:
+        edge = "single"
+    elif best is points[0]:
+        edge = "low"
+    elif best is points[-1]:
+        edge = "high"
+    return Response(arm.name, judge.name, points, _known(best.setting), edge)
+
+
+def _known(setting: float | None) -> float:
+    assert setting is not None
+    return setting
+
+
+Cells: TypeAlias = list[tuple[Arm, float | None, tuple[Run, ...]]]
+
+
+def make_views(
+    arms: Sequence[Arm],
+    tuned: str | None,
+    metric: Metric,
+    responses: Sequence[Response],
+    margin: float | None,
+) -> tuple[tuple[View, ...], Cells]:
+    """The ways of comparing, the primary one first, and the runs of the primary one."""
+    if tuned is None:
+        cells: Cells = [(arm, None, arm.runs) for arm in arms if arm.runs]
+        return (_make_view("only", "All arms as configured", (), cells, metric, margin),), cells
+    short = tuned.rpartition(".")[2]
+    best, notes = _best_cells(arms, tuned, responses)
+    notes = [*_choice_notes(arms, responses, short), *notes]
+    title = f"Each arm at its best {short}"
+    view = _make_view("best", title, tuple(notes), best, metric, margin)
+    if len({setting for _, setting, _ in best}) == 1:
+        same = f"the best {short} is the same in every arm"
+        return (replace(view, notes=(*view.notes, same)) if len(best) > 1 else view,), best
+    shared = _same_cells(arms, tuned, responses[0].best)
+    if shared is None:
+        return (view,), best
+    cells, notes = shared
+    if any(score_of(run, metric) is None for _, _, runs in cells for run in runs):
+        # Tuning runs never look at the test set.
+        metric = make_metric("val/accuracy")
+    title = f"All arms at the same {short}, {responses[0].best:g}"
+    reason = f"{responses[0].best:g} is the best of {arms[0].name}, the baseline"
+    return (view, _make_view("same", title, (reason, *notes), cells, metric, margin)), best
+
+
+def _best_cells(
+    arms: Sequence[Arm], tuned: str, responses: Sequence[Response]
+) -> tuple[Cells, list[str]]:
+    """Each arm's final runs at its best value, or at the nearest to it in merit that has some."""
+    short = tuned.rpartition(".")[2]
+    cells: Cells = []
+    notes = []
+    for arm, response in zip(arms, responses, strict=True):
+        present = settings_of(arm.runs, tuned)
+        if not present:
+            notes.append(f"{arm.name} has tuning runs only and is left out")
+            continue
+        chosen = response.best
+        if chosen not in present:
+            among = [point for point in response.points if point.setting in present]
+            chosen = (
+                _known(max(among, key=lambda point: point.mean).setting) if among else present[0]
+            )
+            notes.append(
+                f"{arm.name}: its best {short} {response.best:g} has no final runs; "
+                f"{chosen:g} is shown"
+            )
+        cells.append((arm, chosen, runs_at(arm.runs, tuned, chosen)))
+    if cells[0][0] is not arms[0]:
+        raise ConfigError(
+            f"--baseline {arms[0].name}: has tuning runs only; finish its final runs, or choose "
+            f"one of {_listed(arm.name for arm, _, _ in cells)}"
+        )
+    return cells, notes
+
+
+def _choice_notes(arms: Sequence[Arm], responses: Sequence[Response], short: str) -> list[str]:
+    metrics = sorted({response.metric for response in responses})
+    notes = []
+    for name in metrics:
+        whose = (
+            ""
+            if len(metrics) == 1
+            else f" in {_listed(r.arm for r in responses if r.metric == name)}"
+        )
+        if name.startswith("test/"):
+            notes.append(
+                f"the best {short} was chosen on {name}{whose}, on the very runs shown: these "
+                "results are optimistic; hold out dataset.val_size images to choose on"
+            )
+        elif all(arm.tuning for arm in arms):
+            notes.append(f"the best {short} was chosen on {name} in runs of their own{whose}")
+        else:
+            notes.append(f"the best {short} was chosen on {name}{whose}")
+    edges = [r for r in responses if r.edge in ("low", "high")]
+    if edges:
+        notes.append(
+            f"the best {short} lies on the edge of the values tried in "
+            f"{_listed(f'{r.arm} ({r.best:g})' for r in edges)}: a better one may lie beyond"
+        )
+    tried = {tuple(p.setting for p in r.points) for r in responses}
+    if len(tried) > 1:
+        notes.append(f"the arms were not tried at the same values of {short}")
+    return notes
+
+
+def _same_cells(arms: Sequence[Arm], tuned: str, setting: float) -> tuple[Cells, list[str]] | None:
+    """All arms at one value, among final runs or else tuning runs, where more arms have it."""
+    final: Cells = [(arm, setting, runs_at(arm.runs, tuned, setting)) for arm in arms]
+    tuning: Cells = [(arm, setting, runs_at(arm.tuning, tuned, setting)) for arm in arms]
+    counts = [sum(bool(runs) for _, _, runs in cells) for cells in (final, tuning)]
+    chosen = final if counts[0] >= counts[1] else tuning
+    cells = [cell for cell in chosen if cell[2]]
+    if len(cells) < 2 or cells[0][0] is not arms[0]:
+        return None
+    notes = ["from tuning runs, with images held out"] if chosen is tuning else []
+    missing = [arm.name for arm, _, runs in chosen if not runs]
+    if missing:
+        notes.append(f"{_listed(missing)}: no runs at {setting:g}")
+    return cells, notes
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _make_view(
+    key: Literal["only", "best", "same"],
+    title: str,
+    notes: tuple[str, ...],
+    cells: Cells,
+    metric: Metric,
+    margin: float | None,
+) -> View:
+    results = tuple(make_result(arm.name, setting, runs, metric) for arm, setting, runs in cells)
+    base = cells[0]
+    effects = [
+        make_effect(arm, runs, base[0], base[2], metric, margin, (setting, base[1]))
+        for arm, setting, runs in cells[1:]
+    ]
+    return View(key, title, notes, metric, results, tuple(judge(effects)))

@@ -1,0 +1,6 @@
+"""`python -m bnlab.cli`."""
+
+from bnlab.cli import main
+
+if __name__ == "__main__":
+    main()

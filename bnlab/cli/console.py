@@ -1,0 +1,279 @@
+"""What a person sees while a run goes, on stderr: a live bar on a terminal, else plain lines."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bnlab.config import Config, arm_label
+from bnlab.study.executors import Cell, Outcome, StudyWatcher, epochs_done, show_progress
+from bnlab.training.experiment import Watcher
+from bnlab.training.loop import Position
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STEP_REFRESH_SECONDS = 0.2
+STUDY_REFRESH_SECONDS = 0.5
+LOADING_SECONDS = 2.0
+"""Without a terminal, loading says a line only this often."""
+
+
+def stderr_console() -> Console:
+    """Rich on stderr; honors NO_COLOR and never animates when not on a terminal."""
+    return Console(stderr=True, highlight=False)
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in one line: losses, accuracies in percent, speed."""
+    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
+    for split in ("train", "val", "test"):
+        loss, accuracy = record.get(f"{split}/loss"), record.get(f"{split}/accuracy")
+        if loss is not None and accuracy is not None:
+            parts.append(f"{split} loss {loss:.4f} acc {100 * accuracy:5.2f} %")
+    parts.append(f"lr {record['optim/lr']:.3g}")
+    parts.append(f"{record['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def _live_bars(console: Console) -> Progress:
+    """Bars with a description, a field `detail` and the time left, gone when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class PlainWatcher(Watcher):
+    """One line an epoch, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._seconds: list[float] = []
+        self._said = time.monotonic()
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Say how far loading is, now and then."""
+        if time.monotonic() - self._said > LOADING_SECONDS:
+            self._said = time.monotonic()
+            end = f" of {total:,}" if total else ""
+            self._console.print(f"{what}: {done:,}{end}", markup=False, soft_wrap=True)
+
+    def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
+        """Say how the epoch went."""
+        epochs = config.train.epochs
+        self._seconds.append(record["seconds"])
+        left = (epochs - record["epoch"]) * sum(self._seconds) / len(self._seconds)
+        line = f"{epoch_line(record, epochs)}  {_duration(left)} left"
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class LiveWatcher(Watcher):
+    """A bar that moves with the steps, and above it a line for each epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = _live_bars(console)
+        self._task: TaskID | None = None
+        self._loading: TaskID | None = None
+        self._config: Config | None = None
+        self._refreshed = 0.0
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Move the loading bar."""
+        if self._loading is None:
+            self._loading = self._progress.add_task("", total=None, detail="")
+        self._progress.update(
+            self._loading,
+            description=escape(what),
+            completed=done,
+            total=total or None,  # rich pulses where the end is not known
+            detail=f"{done:,}/{total:,}" if total else f"{done:,}",
+        )
+        if total and done >= total:
+            self._progress.remove_task(self._loading)
+            self._loading = None
+
+    def starting(self, config: Config) -> None:
+        """Know the length of the run that is about to start."""
+        self._config = config
+
+    def step(self, position: Position, steps: int) -> None:
+        """Move the bar, at most a few times a second."""
+        now = time.monotonic()
+        if self._config is None or now - self._refreshed < STEP_REFRESH_SECONDS:
+            return
+        self._refreshed = now
+        total = steps * self._config.train.epochs
+        if self._task is None:
+            label = escape(f"{arm_label(self._config)} seed {self._config.seed}")
+            self._task = self._progress.add_task(label, total=total, detail="")
+        done = position.epoch * steps + position.step
+        epoch = f"epoch {position.epoch + 1}/{self._config.train.epochs}"
+        self._progress.update(
+            self._task, completed=done, detail=f"{epoch} step {position.step}/{steps}"
+        )
+
+    def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
+        """Print the epoch's line above the bar."""
+        self._progress.console.print(epoch_line(record, config.train.epochs), markup=False)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the bar while the context lasts."""
+        with self._progress:
+            yield
+
+
+@contextmanager
+def loading_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """What to tell about reading data outside a run."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield PlainWatcher(console).loading
+        return
+    watcher = LiveWatcher(console)
+    with watcher.live():
+        yield watcher.loading
+
+
+@contextmanager
+def watching(config: Config) -> Iterator[Watcher]:
+    """A watcher that suits where stderr goes."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield PlainWatcher(console)
+        return
+    watcher = LiveWatcher(console)
+    watcher.starting(config)
+    with watcher.live():
+        yield watcher
+
+
+class PlainStudyWatcher(StudyWatcher):
+    """A line for each run that ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._finished, self._total = 0, 0
+        self._waited = False
+
+    def say(self, line: str) -> None:
+        """Print one line as it is."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def planned(self, finished: int, total: int) -> None:
+        """Remember how far the study is."""
+        self._finished, self._total = finished, total
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say how a run ended."""
+        self._finished += outcome.ending in {"done", "diverged"}
+        if outcome.ending != "taken":
+            self.say(f"{self._finished}/{self._total}  {outcome_line(outcome)}")
+
+    def waiting(self, count: int) -> None:
+        """Say once that others are at work."""
+        if not self._waited:
+            self._waited = True
+            self.say(f"waiting for {count} runs that another process trains")
+
+
+class LiveStudyWatcher(StudyWatcher):
+    """An overall bar, under it a line per active run, and above it what has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = _live_bars(console)
+        self._overall = self._progress.add_task("runs", total=None, detail="")
+        self._finished, self._total, self._failed = 0, 0, 0
+        self._lines: dict[Path, TaskID] = {}
+        self._refreshed = 0.0
+
+    def say(self, line: str) -> None:
+        """Print one line above the bars."""
+        self._progress.console.print(line, markup=False, soft_wrap=True)
+
+    def planned(self, finished: int, total: int) -> None:
+        """Set the length of the overall bar."""
+        self._finished, self._total = finished, total
+        self._show_overall(0.0)
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        """Show how far each active run is, a few times a second."""
+        now = time.monotonic()
+        if now - self._refreshed < STUDY_REFRESH_SECONDS:
+            return
+        self._refreshed = now
+        for root in self._lines.keys() - {cell.root for cell in cells}:
+            self._progress.remove_task(self._lines.pop(root))
+        parts = 0.0
+        for cell in cells:
+            epochs, total = epochs_done(cell), cell.config.train.epochs
+            parts += epochs / total
+            if cell.root not in self._lines:
+                label = escape(f"  {cell.label}")
+                self._lines[cell.root] = self._progress.add_task(label, total=total, detail="")
+            self._progress.update(
+                self._lines[cell.root], completed=epochs, detail=escape(show_progress(cell))
+            )
+        self._show_overall(parts)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print a run's end above the bars."""
+        self._finished += outcome.ending in {"done", "diverged"}
+        self._failed += outcome.ending == "failed"
+        if outcome.ending != "taken":
+            self.say(outcome_line(outcome))
+
+    def waiting(self, count: int) -> None:
+        """Say under the bar that others are at work."""
+        self._progress.update(
+            self._overall, detail=f"waiting for {count} runs that another process trains"
+        )
+
+    def _show_overall(self, parts: float) -> None:
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._progress.update(
+            self._overall,
+            total=self._total,
+            completed=self._finished + parts,
+            detail=f"{self._finished}/{self._total} finished{failed}",
+        )
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the bars while the context lasts."""
+        with self._progress:
+            yield
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """One run's end in one line."""
+    what = show_progress(outcome.cell) if outcome.ending in {"done", "diverged"} else ""
+    return f"{outcome.ending}: {outcome.cell.label}: {outcome.reason or what}".rstrip(": ")
+
+
+@contextmanager
+def watching_study() -> Iterator[tuple[StudyWatcher, Callable[[str], None]]]:
+    """A watcher that suits where stderr goes, and a way to say a line there."""
+    console = stderr_console()
+    if not console.is_terminal:
+        plain = PlainStudyWatcher(console)
+        yield plain, plain.say
+        return
+    watcher = LiveStudyWatcher(console)
+    with watcher.live():
+        yield watcher, watcher.say
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

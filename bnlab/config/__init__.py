@@ -1,0 +1,67 @@
+"""What an experiment is: the schema with every default, YAML and overrides, faults, one hash."""
+
+from bnlab.config.reading import parse_override, parse_yaml, read_file
+from bnlab.config.resolve import (
+    Vocabulary,
+    build_config,
+    build_section,
+    load_config,
+    restore_config,
+)
+from bnlab.config.schema import (
+    LATER_KEYS,
+    UNHASHED,
+    Config,
+    DatasetConfig,
+    InitConfig,
+    ModelConfig,
+    NormConfig,
+    OptimConfig,
+    Section,
+    TrainConfig,
+    arm_label,
+    resolved_hash,
+)
+from bnlab.config.tree import (
+    ABSENT,
+    KeyPath,
+    Layer,
+    differences,
+    dotted,
+    flatten,
+    mark_of,
+    merge_layers,
+    sublayer,
+)
+
+__all__ = [
+    "ABSENT",
+    "LATER_KEYS",
+    "UNHASHED",
+    "Config",
+    "DatasetConfig",
+    "InitConfig",
+    "KeyPath",
+    "Layer",
+    "ModelConfig",
+    "NormConfig",
+    "OptimConfig",
+    "Section",
+    "TrainConfig",
+    "Vocabulary",
+    "arm_label",
+    "build_config",
+    "build_section",
+    "differences",
+    "dotted",
+    "flatten",
+    "load_config",
+    "mark_of",
+    "merge_layers",
+    "parse_override",
+    "parse_yaml",
+    "read_file",
+    "resolved_hash",
+    "restore_config",
+    "sublayer",
+]

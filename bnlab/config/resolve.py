@@ -1,0 +1,149 @@
+"""From layers to a configuration: laid over one another, checked, and *resolved*.
+
+A configuration is resolved once, on loading: every field that means something is spelled out, every
+field that means nothing for the chosen plug-ins (the placement of no norm, the momentum of Adam) is
+dropped, so that two configurations are equal, and hash alike, exactly when they describe the same
+experiment.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from bnlab.config.faults import describe_all, explain
+from bnlab.config.reading import parse_override, read_file
+from bnlab.config.schema import Config, Section
+from bnlab.config.tree import KeyPath, Layer, merge_layers
+from bnlab.errors import ConfigError, did_you_mean
+from bnlab.registry import Registry
+
+Vocabulary: TypeAlias = Mapping[str, Registry[Any]]
+"""Registries by the dotted key that names one of their entries, as in `"model.norm.name"`."""
+
+
+def load_config(
+    files: Sequence[Path | str] = (),
+    overrides: Sequence[str] = (),
+    *,
+    vocabulary: Vocabulary,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults, then files in order, then overrides, then dedicated flags; checked and resolved.
+
+    Args:
+        files: YAML files, later ones laid over earlier ones.
+        overrides: `a.b=value` assignments (`--set`).
+        vocabulary: The registries whose names the configuration may use.
+        flags: Values of dedicated flags by key (`{"seed": 3}`); None values are skipped.
+
+    Raises:
+        ConfigError: With every fault found, one a line, each with its file and line.
+    """
+    layers = [read_file(Path(file)) for file in files]
+    layers += [parse_override(text) for text in overrides]
+    layers += [
+        Layer({key: value}, {(key,): f"--{key} {value}"})
+        for key, value in (flags or {}).items()
+        if value is not None
+    ]
+    return build_config(layers, vocabulary)
+
+
+def build_config(layers: Sequence[Layer], vocabulary: Vocabulary) -> Config:
+    """Lay values over one another, validate them and drop what means nothing.
+
+    Raises:
+        ConfigError: With every fault found, one a line.
+    """
+    merged = merge_layers(layers)
+    config, faults = _validate(Config, merged.tree)
+    faulty = {path for path, _ in faults}
+    faults += [
+        (path, message)
+        for path, message in _unknown_names(merged.tree, vocabulary)
+        if path not in faulty and path[:1] not in faulty
+    ]
+    if faults or config is None:
+        raise ConfigError(describe_all(faults, merged.marks))
+    return restore_config(_meaningful(config, vocabulary))
+
+
+def restore_config(resolved: Mapping[str, Any]) -> Config:
+    """The configuration whose `resolved` data this is; it hashes alike."""
+    return Config.model_validate(_lists_to_tuples(resolved))
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def build_section(section: type[SectionT], layer: Layer) -> SectionT:
+    """Validate a file of another schema than `Config` (a study), with the same words for faults.
+
+    Raises:
+        ConfigError: With every fault found, one a line.
+    """
+    value, faults = _validate(section, layer.tree)
+    if value is None:
+        raise ConfigError(describe_all(faults, layer.marks))
+    return value
+
+
+def _validate(
+    section: type[SectionT], tree: Mapping[str, Any]
+) -> tuple[SectionT | None, list[tuple[KeyPath, str]]]:
+    try:
+        return section.model_validate(_lists_to_tuples(tree)), []
+    except ValidationError as error:
+        faults = error.errors()
+        # An entry that is wrong is not counted, and the list would be called too short as well.
+        above = {fault["loc"][:-1] for fault in faults}
+        kept = [fault for fault in faults if fault["loc"] not in above]
+        return None, [(fault["loc"], explain(fault, section)) for fault in kept]
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    """YAML has lists, the frozen schema tuples."""
+    if isinstance(value, Mapping):
+        return {key: _lists_to_tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_lists_to_tuples(item) for item in value)
+    return value
+
+
+def _unknown_names(
+    tree: Mapping[str, Any], vocabulary: Vocabulary
+) -> Iterable[tuple[KeyPath, str]]:
+    for key, registry in vocabulary.items():
+        path = tuple(key.split("."))
+        value: Any = tree
+        for part in path:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and name not in registry:
+                yield path, f"unknown {registry.kind} {name!r}{did_you_mean(name, registry)}"
+
+
+def _meaningful(config: Config, vocabulary: Vocabulary) -> dict[str, Any]:
+    """All fields of a configuration, defaults included, less those that mean nothing in it."""
+
+    def keep(section: Section, path: str) -> dict[str, Any]:
+        idle = {
+            field
+            for field, (selector, values) in section.only_with.items()
+            if getattr(section, selector) not in values
+        }
+        named = vocabulary.get(f"{path}name")
+        if named is not None:
+            idle |= named.idle_fields(getattr(section, "name"))  # noqa: B009
+        kept: dict[str, Any] = {}
+        for field in type(section).model_fields:
+            value = getattr(section, field)
+            if field not in idle:
+                kept[field] = (
+                    keep(value, f"{path}{field}.") if isinstance(value, Section) else value
+                )
+        return kept
+
+    return keep(config, "")

@@ -1,0 +1,265 @@
+"""The configuration's schema: every key, its default, what it accepts and what it means.
+
+Defaults live here and nowhere else. Which keys mean something depends on names that others have
+(the placement of no norm means nothing, nor does the momentum of Adam); that stands here as well.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from bnlab.config.tree import flatten
+
+UNHASHED = ("seed", "name", "dataset.root")
+"""Keys that do not change what is measured; the run directory's hash leaves them out."""
+
+UNHASHED_VALUES = (
+    ("train.accelerate", "auto"),
+    ("train.accelerate", "eager"),
+    ("train.accelerate", "graph"),
+)
+"""Choices that give the same numbers; a key with one of these values is left out likewise."""
+
+LATER_KEYS: Mapping[str, Any] = {"model.depths": [], "model.residual": False}
+"""Keys that the schema got after runs had been recorded, each with the value that leaves things as
+they were: a record without the key means that value, and the hash leaves such a pair out."""
+
+
+BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Width: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Section(BaseModel):
+    """One mapping of the YAML file: unknown keys are errors, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Field -> (selector, values): the field means something only while the selector has one of
+    the values."""
+
+
+class DatasetConfig(Section):
+    """Where images come from and how they are fed to the network."""
+
+    name: str = "cifar10"
+    """`cifar10`, `folder` (class folders of images) or `synthetic` (drawn by bnlab)."""
+    root: str = "data"
+    """Folder of the data set; not part of the hash."""
+    normalize: Literal["none", "half", "minmax", "zscore", "per_image", "decimal"] = "half"
+    """`none` [0, 255]; `half` [-1, 1]; `minmax` [0, 1] by the training images' own range;
+    `zscore` zero mean and unit variance per channel; `per_image` z-score of each image by itself;
+    `decimal` divided by 10^3. Statistics come from the training images in use."""
+    train_size: int | None = Field(None, ge=1)
+    """Training images in use, balanced over the classes, the same for every seed; null for all."""
+    val_size: int = Field(0, ge=0)
+    """Training images held out for choosing hyperparameters; a fixed, recorded split."""
+    test_size: int | None = Field(None, ge=1)
+    """Test images in use, balanced over the classes; null for all."""
+    flip: bool = True
+    """Mirror half of the training images, drawn anew each epoch."""
+    crop_padding: int = Field(4, ge=0, le=16)
+    """Pad by this many black pixels and crop back to size at a random offset; 0 for no crop."""
+    augment_test: bool = False
+    """Flip and crop the held-out images too: document 001's defect, to be reproduced on purpose."""
+
+
+class NormConfig(Section):
+    """The normalizer and where it stands."""
+
+    name: str = "batch"
+    """A normalizer of `norms.py`; `none` switches normalization off."""
+    placement: Literal[
+        "before_activation", "after_activation", "after_pool", "before_conv", "both"
+    ] = "before_activation"
+    """Where it stands in a conv-ReLU-pool block. On a fully connected layer `after_pool` means
+    after the activation and `before_conv` before the layer."""
+    conv: bool = True
+    """Normalize the convolution blocks."""
+    fc: bool = True
+    """Normalize the hidden fully connected layers."""
+    momentum: float = Field(0.1, gt=0, le=1)
+    """Weight of the *newest* batch in the running statistics (PyTorch's convention; Flax and
+    Caffe mean the opposite)."""
+    eps: float = Field(1e-5, gt=0)
+    affine: bool = True
+    """Learn a scale (weight, gamma) and a shift (bias, beta) per channel."""
+    groups: int = Field(32, ge=1)
+    """Groups of a group norm; where it does not divide the channels, the largest number below it
+    that does."""
+    ghost_size: int = Field(32, ge=2)
+    """Images per ghost batch."""
+    moving_average_fraction: float = Field(0.999, gt=0, lt=1)
+    """Caffe: weight of the *past* in the running sums."""
+    use_global_stats: bool | None = None
+    """Caffe: null for its default (running statistics when testing only)."""
+    noise_mean: float = Field(0.5, ge=0)
+    """noisy_batch: each step shifts activations by noise whose mean is drawn from
+    U(-noise_mean, noise_mean)."""
+    noise_std: float = Field(1.25, ge=1)
+    """noisy_batch: and whose standard deviation is drawn from U(1, noise_std)."""
+
+
+class InitConfig(Section):
+    """How the weights start."""
+
+    name: Literal["he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_small"] = (
+        "he_normal"
+    )
+    """`torch_default` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases; all others set
+    biases to zero. `normal_small` is N(0, 0.01^2)."""
+    gain: float = Field(1.0, gt=0)
+    """Factor on the weights of every layer but the classifier."""
+
+
+class ModelConfig(Section):
+    """The conv-norm-ReLU-pool network."""
+
+    widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1)
+    """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
+    depths: tuple[Width, ...] = ()
+    """Convolutions of each width, as in [1, 1, 6]; empty for one each. All are numbered through
+    (conv1, conv2, ...), and only the last one of a width pools."""
+    residual: bool = False
+    """Add a block's input right before its ReLU wherever both have the same shape: in every
+    convolution of a width but the first, and in that one where the width does not change."""
+    hidden: tuple[Width, ...] = (1024,)
+    """Fully connected layers before the classifier."""
+    norm: NormConfig = NormConfig()
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping a unit after each hidden fully connected layer."""
+    init: InitConfig = InitConfig()
+
+    @field_validator("depths")
+    @classmethod
+    def _one_depth_a_width(cls, depths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        widths = info.data.get("widths", ())
+        if depths and widths and len(depths) != len(widths):
+            raise ValueError(
+                f"expected one number for each of the {len(widths)} widths, or [] for one "
+                f"convolution each; got {len(depths)}"
+            )
+        return depths if any(depth > 1 for depth in depths) else ()
+
+
+class OptimConfig(Section):
+    """The optimizer and its schedule."""
+
+    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "momentum": ("name", ("sgd",)),
+        "nesterov": ("name", ("sgd",)),
+        "betas": ("name", ("adam",)),
+        "milestones": ("schedule", ("step",)),
+        "step_factor": ("schedule", ("step",)),
+    }
+
+    name: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    """Peak learning rate; schedules multiply it."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    weight_decay: float = Field(5e-4, ge=0)
+    decay_weights_only: bool = False
+    """Apply weight decay to conv and fc weights only: not to biases, nor to a norm's gamma and
+    beta (document 001 decays everything)."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    """`linear` and `cosine` fall to 0 at the end of training."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of linear rise from 0 before the schedule."""
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    """Fractions of training at which `step` multiplies the rate by `step_factor`."""
+    step_factor: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "OptimConfig":
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(128, ge=1)
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """`auto` is bf16 where the hardware computes it natively, else fp32. Normalization statistics
+    and the loss are fp32 in every mode. What was used is recorded in run.json."""
+    accelerate: Literal["auto", "eager", "graph", "compile"] = "auto"
+    """`eager` is the plain step. `graph` replays it as a CUDA graph (without CUDA: the same calls,
+    not captured) and gives its numbers; so does `auto`, the fastest of what does. `compile` hands
+    the network to torch.compile, which rounds differently and needs a C++ compiler on a CPU: it
+    alone is part of the hash. What was used is recorded in run.json."""
+    eval_batch_size: int = Field(1000, ge=1)
+    """Images per batch when measuring; matters only to `evaluate_in_train_mode`."""
+    test_every: int | None = Field(1, ge=0)
+    """Epochs between readings of the test set; 0 for one reading after the last epoch, null for
+    none at all: tuning must not see it."""
+    evaluate_in_train_mode: bool = False
+    """Measure with the batch's own statistics and let them enter the running ones: document 001's
+    missing `net.eval()`, to be reproduced on purpose."""
+
+
+class Config(Section):
+    """One experiment up to its seed, plus the seed."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Folder under runs/; a label, not part of the hash."""
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    dataset: DatasetConfig = DatasetConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    probes: tuple[str, ...] = ()
+    """Measurements taken inside training; entries of `bnlab/probes/`."""
+
+    @field_validator("probes")
+    @classmethod
+    def _each_probe_once(cls, probes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(probes)) < len(probes):
+            raise ValueError("expected each probe once")
+        return probes
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field that means something, as plain data in schema order."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML that loads back to an equal one."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, default_flow_style=None)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the resolved configuration less seed, name and paths, in hex."""
+        return resolved_hash(self.resolved())
+
+
+def resolved_hash(resolved: Mapping[str, Any]) -> str:
+    """The hash of a resolved configuration; see `Config.hash`."""
+    kept = {
+        key: value
+        for key, value in flatten(resolved).items()
+        if key not in UNHASHED
+        and (key, value) not in UNHASHED_VALUES
+        and (key, value) not in LATER_KEYS.items()
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def arm_label(config: Config) -> str:
+    """A short name for what the experiment varies: `none`, `batch-after_activation`."""
+    norm = config.model.norm
+    return "none" if norm.name == "none" else f"{norm.name}-{norm.placement}"

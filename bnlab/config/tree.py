@@ -1,0 +1,122 @@
+"""Nested data with the place where each key was given: flattened, compared, laid over another."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from bnlab.errors import ConfigError
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{dotted}."))
+        else:
+            flat[dotted] = value
+    return flat
+
+
+ABSENT = "(not set)"
+"""Shown for a key that one side of a difference does not have."""
+
+
+def differences(
+    left: Mapping[str, Any], right: Mapping[str, Any]
+) -> list[tuple[str, object, object]]:
+    """Dotted keys whose values differ, with both values, in the order of the left side's keys."""
+    one, two = flatten(left), flatten(right)
+    keys = [*one, *(key for key in two if key not in one)]
+    pairs = ((key, one.get(key, ABSENT), two.get(key, ABSENT)) for key in keys)
+    return [(key, a, b) for key, a, b in pairs if a != b]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, to be laid over those of earlier places.
+
+    Attributes:
+        tree: Plain nested data.
+        marks: Where each key stands: `file:line`, or the flag that set it.
+    """
+
+    tree: dict[str, Any]
+    marks: dict[KeyPath, str]
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """`("model", "norm", "name")` as `model.norm.name`."""
+    return ".".join(str(part) for part in path)
+
+
+def mark_of(path: KeyPath, marks: Mapping[KeyPath, str]) -> str:
+    """Where a key, or the nearest key above it, was given."""
+    above = (path[:end] for end in range(len(path), -1, -1))
+    return next((marks[key] for key in above if key in marks), "defaults")
+
+
+def merge_layers(layers: Iterable[Layer]) -> Layer:
+    """Values of configurations laid over one another, later ones on top."""
+    tree: dict[str, Any] = {}
+    marks: dict[KeyPath, str] = {}
+    for layer in layers:
+        overlay(tree, expand_shorthand(layer.tree))
+        marks.update(layer.marks)
+    return Layer(tree, marks)
+
+
+def sublayer(layer: Layer, *path: str | int) -> Layer:
+    """The mapping at `path` as a layer of its own; its keys may be dotted, as in `optim.lr: 0.1`.
+
+    Raises:
+        ConfigError: If a key is given both dotted and nested.
+    """
+    value: Any = layer.tree
+    for part in path:
+        value = value[part]
+    below = {place[len(path) :]: mark for place, mark in layer.marks.items() if _under(place, path)}
+    tree: dict[str, Any] = {}
+    marks: dict[KeyPath, str] = {}
+    for key, item in (value or {}).items():
+        parts = tuple(str(key).split("."))
+        for place, mark in below.items():
+            if place[0] == key:
+                for end in range(1, len(parts)):
+                    marks.setdefault(parts[:end], mark)
+                marks[(*parts, *place[1:])] = mark
+        nested = item
+        for part in reversed(parts[1:]):
+            nested = {part: nested}
+        twice = flatten(tree).keys() & flatten({parts[0]: nested}).keys()
+        if twice:
+            where = mark_of(parts, marks)
+            raise ConfigError(f"{where}: {', '.join(sorted(twice))}: given twice; keep one")
+        overlay(tree, {parts[0]: nested})
+    return Layer(tree, marks)
+
+
+def _under(place: KeyPath, path: KeyPath) -> bool:
+    return len(place) > len(path) and place[: len(path)] == path
+
+
+def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    """Lay values over `base`, in place, mapping by mapping."""
+    for key, value in top.items():
+        below = base.get(key)
+        if isinstance(value, Mapping):
+            base[key] = dict(below) if isinstance(below, Mapping) else {}
+            overlay(base[key], value)
+        else:
+            base[key] = value
+
+
+def expand_shorthand(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`norm: none` is short for `norm: {name: none}`."""
+    model = tree.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("norm"), (str, bool)):
+        return {**tree, "model": {**model, "norm": {"name": model["norm"]}}}
+    return tree

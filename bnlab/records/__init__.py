@@ -1,0 +1,1 @@
+"""Run directories: the contract between what produces runs and what judges them."""

@@ -1,0 +1,29 @@
+"""Gradients with respect to activations, by depth (Ioffe & Szegedy 2015; Yang et al. 2019)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnlab.training.probes.base import PROBES, Sample, outputs_of
+
+
+@PROBES.register("gradients")
+def gradients(model: nn.Sequential, sample: Sample) -> dict[str, float]:
+    """Root mean square of dL/dh for the output h of every convolution and linear layer.
+
+    `probe/activation_grad/<layer>` = ||dL/dh||_F / sqrt(numel); the loss is the batch mean of the
+    cross-entropy, without weight decay.
+    """
+    with outputs_of(model, (nn.Conv2d, nn.Linear)) as outputs:
+        loss = F.cross_entropy(model(sample.images), sample.labels)
+    grads = torch.autograd.grad(loss, list(outputs.values()))
+    return {
+        f"probe/activation_grad/{name}": _norm(grad) / math.sqrt(grad.numel())
+        for name, grad in zip(outputs, grads, strict=True)
+    }
+
+
+def _norm(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
