@@ -24,7 +24,7 @@ from bnlab.config import Config, load_config
 from bnlab.training.accelerate import hold_lr
 from bnlab.training.datasets import load_splits
 from bnlab.training.device import numerics, resolve_device, resolve_precision
-from bnlab.training.experiment import VOCABULARY, RunOptions, build_task
+from bnlab.training.experiment import RunOptions, build_task
 from bnlab.training.loop import Position, train_epoch, training_sums
 from bnlab.training.many import Job, run_many
 from bnlab.training.provenance import environment
@@ -74,7 +74,7 @@ def ways_of(device: torch.device) -> dict[str, tuple[str, str, float]]:
 def configure(way: tuple[str, str, float], seed: int) -> Config:
     """The small network in one way."""
     overrides = [*SMALL, f"train.accelerate={way[0]}", f"train.precision={way[1]}"]
-    return load_config((), overrides, vocabulary=VOCABULARY, flags={"seed": seed})
+    return load_config((), overrides, flags={"seed": seed})
 
 
 def first_losses(config: Config, device: torch.device) -> torch.Tensor:

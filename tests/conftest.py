@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bnlab.config import Config, load_config
-from bnlab.training.experiment import VOCABULARY
 
 TINY = (
     "name=tiny",
@@ -28,7 +27,7 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture
 def tiny_config() -> MakeConfig:
     def make(*overrides: str, **flags: Any) -> Config:
-        return load_config((), [*TINY, *overrides], vocabulary=VOCABULARY, flags=flags)
+        return load_config((), [*TINY, *overrides], flags=flags)
 
     return make
 

@@ -24,7 +24,7 @@ from bnlab.training.accelerate import (
     resolve_acceleration,
 )
 from bnlab.training.batches import Batches, fit_normalize
-from bnlab.training.datasets.base import Split
+from bnlab.training.datasets._splits import Split
 from bnlab.training.experiment import RunOptions, build_task, run_experiment, run_path
 from bnlab.training.models import build_model
 from bnlab.training.norms import NORMS

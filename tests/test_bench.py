@@ -142,10 +142,9 @@ def test_the_seed_network_takes_262_million_operations(make_seed: Callable[[], A
 @pytest.fixture
 def make_seed() -> Callable[[], Any]:
     from bnlab.config import load_config
-    from bnlab.training.experiment import VOCABULARY
 
     path = Path(__file__).parents[1] / "configs" / "seed.yaml"
-    return lambda: load_config([path], (), vocabulary=VOCABULARY)
+    return lambda: load_config([path])
 
 
 def test_frozen_statistics_do_not_keep_the_work_from_being_counted(

@@ -50,7 +50,6 @@ from bnlab.report.claims import write_claims
 from bnlab.study.file import Plan, load_plan
 from bnlab.study.plan import load_shared_study
 from bnlab.study.survey import survey_study
-from bnlab.training.experiment import VOCABULARY
 
 ROOT = Path(__file__).parent.parent
 Array = NDArray[np.float64]
@@ -389,25 +388,20 @@ def test_a_claim_is_its_two_files_and_one_import_line() -> None:
         assert imports.count(f"from bnlab.claims import {name} as {name}\n") == 1
 
 
-def plans(name: str, preset: str, *overrides: str) -> tuple[Plan, Plan]:
-    """The study as it is trained, and as it is read without torch."""
-    return tuple(  # type: ignore[return-value]
-        load_plan(study_file(name), overrides, vocabulary=words, name=SHARED, preset=preset)
-        for words in (VOCABULARY, {})
-    )
+def plan_of(name: str, preset: str, *overrides: str) -> Plan:
+    return load_plan(study_file(name), overrides, name=SHARED, preset=preset)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", CLAIMS)
-def test_every_preset_finds_exactly_its_own_runs_without_torch(name: str, preset: str) -> None:
-    trained, read = plans(name, preset)
-    assert set(CLAIMS[name].arms) <= set(trained.spec.arms)
-    assert preset == "smoke" or len(trained.spec.seeds) >= MIN_N
-    index = RunIndex([as_run(config) for config in trained.configs.values()])
-    assert trained.configs.keys() == read.configs.keys()
-    for key, config in read.configs.items():
+def test_every_preset_finds_exactly_its_own_runs(name: str, preset: str) -> None:
+    plan = plan_of(name, preset)
+    assert set(CLAIMS[name].arms) <= set(plan.spec.arms)
+    assert preset == "smoke" or len(plan.spec.seeds) >= MIN_N
+    index = RunIndex([as_run(config) for config in plan.configs.values()])
+    for config in plan.configs.values():
         (found,) = index.runs_of(config).values()
-        assert found.label == trained.configs[key].hash
+        assert found.label == config.hash
 
 
 def as_run(config: Config) -> Run:
@@ -417,11 +411,10 @@ def as_run(config: Config) -> Run:
 
 
 def test_a_run_that_lacks_a_key_of_training_is_not_taken_for_another() -> None:
-    trained, read = plans("accuracy", "smoke")
-    key = next(iter(trained.configs))
-    run = as_run(trained.configs[key])
+    config = next(iter(plan_of("accuracy", "smoke").configs.values()))
+    run = as_run(config)
     short = replace(run, config={k: v for k, v in run.config.items() if k != "train.epochs"})
-    assert RunIndex([short]).runs_of(read.configs[key]) == {}
+    assert RunIndex([short]).runs_of(config) == {}
 
 
 def test_only_the_place_of_the_images_may_be_set() -> None:
@@ -434,7 +427,7 @@ def test_only_the_place_of_the_images_may_be_set() -> None:
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="quick"):
-        load_plan(study_file("accuracy"), vocabulary={}, preset="quik")
+        load_plan(study_file("accuracy"), preset="quik")
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -456,7 +449,7 @@ def make_study(
     runs: Path, preset: str, gain: float, study: str = "elsewhere", overrides: Sequence[str] = ()
 ) -> None:
     """The whole study of the claim `accuracy`, with BN better by `gain`; best lr in the middle."""
-    trained, _ = plans("accuracy", preset, *overrides)
+    trained = plan_of("accuracy", preset, *overrides)
     middle = trained.points[len(trained.points) // 2]
     generator = np.random.default_rng(0)
     for (stage, arm, point), config in trained.configs.items():
@@ -521,7 +514,6 @@ def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None
     quick = load_plan(
         study_file("accuracy"),
         ["dataset.name=synthetic"],
-        vocabulary={},
         name=SHARED,
         preset="quick",
     )
@@ -529,7 +521,7 @@ def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None
 
 
 def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> None:
-    trained, _ = plans("initialization", "smoke")
+    trained = plan_of("initialization", "smoke")
     best = {"none": trained.points[0], "batch": trained.points[1]}
     for (stage, arm, point), config in trained.configs.items():
         leader = trained.spec.follow.get(arm, arm)
@@ -767,21 +759,21 @@ def test_the_range_over_inputs_is_that_at_one_lr_and_the_tuned_one_stands_beside
 
 
 def test_a_point_that_all_arms_share_is_part_of_the_evidence() -> None:
-    trained, read = plans("input_normalization", "full")
-    assert read.same == (("optim.lr", 0.03),)
+    plan = plan_of("input_normalization", "full")
+    assert plan.same == (("optim.lr", 0.03),)
     runs = [
-        replace(as_run(config), seed=seed, final={tag: 0.5 + 0.1 * (point == read.same)})
-        for (stage, _, point), config in trained.configs.items()
+        replace(as_run(config), seed=seed, final={tag: 0.5 + 0.1 * (point == plan.same)})
+        for (stage, _, point), config in plan.configs.items()
         for tag in (["val/accuracy"] if stage == "tune" else ["test/accuracy"])
-        for seed in trained.seeds(stage)
-        if stage == "tune" or point == read.same
+        for seed in plan.seeds(stage)
+        if stage == "tune" or point == plan.same
     ]
-    found = gather(read, "full", RunIndex(runs))
+    found = gather(plan, "full", RunIndex(runs))
     assert found.finished == found.total == len(runs)
     assert found.evidence is not None
-    assert set(found.evidence.same) == set(found.evidence.best) == set(read.spec.arms)
+    assert set(found.evidence.same) == set(found.evidence.best) == set(plan.spec.arms)
     without = [run for run in runs if "test/accuracy" not in run.final]
-    assert gather(read, "full", RunIndex(without)).evidence is None
+    assert gather(plan, "full", RunIndex(without)).evidence is None
 
 
 def test_arms_that_follow_another_may_be_alike(tmp_path: Path) -> None:
@@ -789,16 +781,15 @@ def test_arms_that_follow_another_may_be_alike(tmp_path: Path) -> None:
     text = "arms: {a: {model.norm: none}, b: {}, c: {}}\nset: {dataset.val_size: 10}\n"
     text += "tune: {optim.lr: [0.1, 1.0]}\ntune_seeds: 1\nseeds: 1\n"
     study.write_text(f"{text}follow: {{c: a}}\n")
-    assert load_plan(study, vocabulary={}).spec.follow == {"c": "a"}
+    assert load_plan(study).spec.follow == {"c": "a"}
     study.write_text(f"{text}follow: {{c: b}}\n")
     with pytest.raises(ConfigError, match="same configuration as arm 'b'"):
-        load_plan(study, vocabulary={})
+        load_plan(study)
 
 
 def test_of_two_runs_alike_the_one_that_recorded_more_counts() -> None:
-    trained, read = plans("accuracy", "smoke")
-    key = next(iter(trained.configs))
-    run = as_run(trained.configs[key])
+    config = next(iter(plan_of("accuracy", "smoke").configs.values()))
+    run = as_run(config)
     fuller = replace(run, final={"test/accuracy": 0.5})
     for order in ([run, fuller], [fuller, run]):
-        assert RunIndex(order).runs_of(read.configs[key]) == {run.seed: fuller}
+        assert RunIndex(order).runs_of(config) == {run.seed: fuller}

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ from bnlab.config import (
     ABSENT,
     LATER_KEYS,
     Config,
+    DatasetConfig,
     Layer,
+    NormConfig,
+    OptimConfig,
     Section,
     arm_label,
     build_config,
@@ -23,20 +29,11 @@ from bnlab.config import (
     sublayer,
 )
 from bnlab.errors import ConfigError
-from bnlab.registry import Registry
-
-NORMS: Registry[str] = Registry("norm")
-NORMS.register("none")("")
-NORMS.register("batch", reads=("placement", "conv", "fc", "momentum", "eps", "affine"))("")
-NORMS.register("group", reads=("placement", "conv", "fc", "groups", "eps", "affine"))("")
-DATASETS: Registry[str] = Registry("dataset")
-DATASETS.register("cifar10", reads=("root",))("")
-DATASETS.register("synthetic")("")
-VOCABULARY = {"model.norm.name": NORMS, "dataset.name": DATASETS}
+from bnlab.registry import DATASETS, NORMS, Registry
 
 
 def make(*overrides: str, files: tuple[Path, ...] = (), **flags: Any) -> Config:
-    return load_config(files, overrides, vocabulary=VOCABULARY, flags=flags)
+    return load_config(files, overrides, flags=flags)
 
 
 def fault(*overrides: str, files: tuple[Path, ...] = ()) -> str:
@@ -261,7 +258,7 @@ settings_of_a_run = st.fixed_dictionaries(
 def test_the_resolved_yaml_loads_back_to_an_equal_configuration(values: dict[str, Any]) -> None:
     overrides = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
     config = make(*overrides)
-    loaded = build_config([parse_yaml(config.to_yaml(), "resolved.yaml")], VOCABULARY)
+    loaded = build_config([parse_yaml(config.to_yaml(), "resolved.yaml")])
     assert loaded == config
     assert (loaded.hash, loaded.resolved()) == (config.hash, config.resolved())
 
@@ -299,7 +296,7 @@ def test_part_of_a_file_is_a_layer_whose_keys_may_be_dotted() -> None:
     assert layer.marks["model", "norm"] == "s.yaml:5"
     assert sublayer(parse_yaml(text, "s.yaml"), "arms", "b") == Layer({}, {})
     with pytest.raises(ConfigError, match=r"s\.yaml:3: optim\.lr: expected a number"):
-        build_config([sublayer(parse_yaml(text.replace("2", "x"), "s.yaml"), "arms", "a")], {})
+        build_config([sublayer(parse_yaml(text.replace("2", "x"), "s.yaml"), "arms", "a")])
 
 
 def test_dotted_keys_of_one_section_are_laid_together() -> None:
@@ -328,3 +325,52 @@ def test_a_resolved_configuration_is_restored_with_its_hash() -> None:
     config = make("model.norm=none", "model.widths=[8]", "seed=4")
     restored = restore_config(config.resolved())
     assert (restored, restored.hash) == (config, config.hash)
+
+
+# ------------------------------------------------------------------------------ what is recorded
+
+REFERENCE = Path(__file__).parents[1] / "runs" / "reference"
+
+
+def recorded_arms() -> list[Path]:
+    """One run of each of up to 60 arms, from everywhere in the reference."""
+    arms = {run.parents[1].name: run.parent for run in REFERENCE.rglob("run.json")}
+    runs = sorted(arms.values())
+    return runs[:: -(-len(runs) // 60)]
+
+
+def test_a_recorded_configuration_still_resolves_to_its_recorded_hash() -> None:
+    runs = recorded_arms()
+    assert len(runs) > 20
+    for run in runs:
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        config = build_config([parse_yaml(text, str(run))])
+        assert config.hash == json.loads((run / "run.json").read_text())["config_hash"]
+
+
+def test_every_norm_resolves_and_hashes_without_torch() -> None:
+    program = (
+        "import sys\n"
+        "from bnlab.config import load_config\n"
+        "from bnlab.registry import NORMS\n"
+        "print(*{load_config(overrides=[f'model.norm={name}']).hash for name in NORMS})\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.split()) == len(NORMS)
+
+
+@pytest.mark.parametrize(
+    ("section", "kind"), [(DatasetConfig, DATASETS), (NormConfig, NORMS), (OptimConfig, None)]
+)
+def test_what_is_said_to_read_a_field_exists(
+    section: type[Section], kind: Registry[object] | None
+) -> None:
+    for table in (section.only_with, section.never_with):
+        for field, (selector, values) in table.items():
+            assert {field, selector} <= section.model_fields.keys()
+            for value in values:
+                section.model_validate({selector: value})
+                assert kind is None or value in kind

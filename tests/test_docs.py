@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bnlab.config import build_config, flatten, load_config, parse_yaml
-from bnlab.training.experiment import VOCABULARY, check_config
+from bnlab.training.experiment import check_config
 from bnlab.training.norms import NORMS
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_configuration_is_valid_and_named_after_its_file(path: Path) -> None:
-    config = load_config([path], vocabulary=VOCABULARY)
+    config = load_config([path])
     check_config(config)
     assert config.name == path.stem
     assert f"configs/{path.name}" in README
@@ -47,16 +47,14 @@ def test_the_readme_names_every_command_and_norm() -> None:
 def test_the_configuration_in_the_readme_is_the_default_one() -> None:
     text = re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     assert text is not None
-    config = build_config([parse_yaml(text[1], "README.md")], VOCABULARY)
-    default = load_config(overrides=["name=seed"], vocabulary=VOCABULARY)
+    config = build_config([parse_yaml(text[1], "README.md")])
+    default = load_config(overrides=["name=seed"])
     assert flatten(config.resolved()) == flatten(default.resolved())
 
 
 def test_the_faithful_and_the_defective_seed_differ_in_the_named_defects_only() -> None:
-    seed = flatten(load_config([ROOT / "configs/seed.yaml"], vocabulary=VOCABULARY).resolved())
-    as_written = flatten(
-        load_config([ROOT / "configs/seed_as_written.yaml"], vocabulary=VOCABULARY).resolved()
-    )
+    seed = flatten(load_config([ROOT / "configs/seed.yaml"]).resolved())
+    as_written = flatten(load_config([ROOT / "configs/seed_as_written.yaml"]).resolved())
     assert {key for key in seed if seed[key] != as_written[key]} == {
         "name",
         "dataset.augment_test",

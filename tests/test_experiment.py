@@ -287,7 +287,7 @@ from bnlab.training import experiment
 from bnlab.config import load_config
 experiment.CHECKPOINT_SECONDS = 0.0
 import torch; torch.set_num_threads(1)
-config = load_config((), sys.argv[2:], vocabulary=experiment.VOCABULARY)
+config = load_config((), sys.argv[2:])
 experiment.run_experiment(
     config, experiment.run_path(Path(sys.argv[1]), config), experiment.RunOptions(resume="auto")
 )

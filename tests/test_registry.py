@@ -1,13 +1,18 @@
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 
+from bnlab import registry as registry_module
 from bnlab.errors import ConfigError
 from bnlab.registry import Registry
 
 
 def registry() -> Registry[int]:
     made: Registry[int] = Registry("color")
-    made.register("red", reads=("shade", "gloss"), facts=("warm",))(1)
-    made.register("blue", reads=("shade",))(2)
+    made.register("red", facts=("warm",))(1)
+    made.register("blue")(2)
     return made
 
 
@@ -29,6 +34,83 @@ def test_a_name_is_registered_only_once() -> None:
         registry().register("red")(3)
 
 
-def test_fields_that_only_others_read_are_idle() -> None:
-    assert registry().idle_fields("blue") == {"gloss"}
-    assert registry().idle_fields("red") == set()
+# ----------------------------------------------------------------------- families as folders
+
+BLUE = "from family_of_colors import COLORS\nCOLORS.register('blue')(2)\n"
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A family's folder: blue and a broken red, with a part that they share."""
+    folder = tmp_path / "family_of_colors"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from bnlab.registry import Registry\n"
+        "COLORS = Registry('color', 'family_of_colors', 'family.colors')\n"
+    )
+    (folder / "blue.py").write_text(BLUE)
+    (folder / "red.py").write_text("raise RuntimeError('red is broken')\n")
+    (folder / "_shade.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("family_of_colors")]:
+        monkeypatch.delitem(sys.modules, name)
+    return folder
+
+
+def colors() -> Registry[int]:
+    from family_of_colors import COLORS  # type: ignore[import-not-found]
+
+    made: Registry[int] = COLORS
+    return made
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
+    """Entry points as if packages were installed, each a name and what it points at."""
+    made = [EntryPoint(name, value, "family.colors") for name, value in points]
+    monkeypatch.setattr(registry_module, "entry_points", lambda **_group: made)
+
+
+def test_names_are_files_and_entry_points_of_which_none_is_imported(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, ("green", "a_package_that_is_not_there.green"))
+    assert list(colors()) == ["blue", "red", "green"]
+    assert len(colors()) == 3
+    assert "red" in colors()
+    assert not {name for name in sys.modules if name.startswith("family_of_colors.")}
+
+
+def test_a_name_imports_its_own_file_alone(family: Path) -> None:
+    assert colors()["blue"] == 2
+    assert {name for name in sys.modules if name.startswith("family_of_colors.")} == {
+        "family_of_colors.blue"
+    }
+
+
+def test_a_file_that_registers_another_name_is_named(family: Path) -> None:
+    (family / "green.py").write_text(BLUE)
+    with pytest.raises(ConfigError, match=r"'green': bnlab \(family_of_colors.green\) registers"):
+        colors()["green"]
+
+
+def test_a_broken_package_is_named_where_it_is_used_and_harms_nobody_else(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, ("green", "a_package_that_is_not_there.green"))
+    assert colors()["blue"] == 2
+    with pytest.raises(ConfigError, match=r"'green': .*a_package_that_is_not_there.*does not load"):
+        colors()["green"]
+
+
+@pytest.mark.parametrize("points", [["blue"], ["green", "green"]])
+def test_a_name_of_two_packages_is_an_error_where_it_is_used_or_listed(
+    family: Path, monkeypatch: pytest.MonkeyPatch, points: list[str]
+) -> None:
+    install(monkeypatch, *((name, f"other_{i}.{name}") for i, name in enumerate(points)))
+    with pytest.raises(ConfigError, match=rf"'{points[0]}' is in .* and .*other_.*uninstall"):
+        colors()[points[0]]
+    with pytest.raises(ConfigError, match="uninstall"):
+        list(colors())
+    assert "blue" in colors()
+    if points[0] != "blue":
+        assert colors()["blue"] == 2

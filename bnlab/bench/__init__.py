@@ -28,8 +28,7 @@ from bnlab.config import Config
 from bnlab.errors import BnlabError
 from bnlab.records.rundir import RunDir
 from bnlab.training.accelerate import hold_lr
-from bnlab.training.datasets import load_splits
-from bnlab.training.datasets.vision import torchvision_datasets
+from bnlab.training.datasets import load_splits, torchvision_datasets
 from bnlab.training.device import (
     Precision,
     autocast,
@@ -43,8 +42,7 @@ from bnlab.training.loop import Task, train_epoch, training_sums, weighted_layer
 from bnlab.training.many import own_stream
 from bnlab.training.models import build_model, norm_layers
 from bnlab.training.norms import calibrate
-from bnlab.training.probes import Sample, run_probes
-from bnlab.training.probes.base import PROBE_IMAGES
+from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
 from bnlab.training.provenance import environment
 from bnlab.training.recorder import open_recorder
 

@@ -1,11 +1,9 @@
 """From run directories to a claim's evidence, without torch.
 
-A run belongs to a cell of the claim's study if every key of its resolved configuration has the
-value that the cell's full configuration gives it; keys that mean nothing for a run's plug-ins are
-absent from it. Which study the run was trained for does not matter.
+A run belongs to a cell of the claim's study if its configuration has the same hash, whatever it
+probes. Which study the run was trained for does not matter.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from bnlab.analysis import Run, make_metric, score_of
-from bnlab.analysis.runs import NOT_IN_ARMS
 from bnlab.claims.base import Array, Evidence
-from bnlab.config import Config, flatten, parse_override
+from bnlab.config import Config, flatten, parse_override, resolved_hash
 from bnlab.errors import ConfigError
 from bnlab.study.file import Plan, Point, Stage, load_plan
 
@@ -31,9 +28,6 @@ SHARED = "claims"
 LR = "optim.lr"
 
 SCORED: Mapping[Stage, str] = {"tune": "val/accuracy", "final": "test/accuracy"}
-
-MAY_BE_ABSENT = ("model.norm.", "model.init.", "dataset.", "optim.")
-"""Sections whose plug-ins leave out what means nothing for them."""
 
 
 def study_file(name: str) -> Path:
@@ -59,7 +53,6 @@ def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
     """The study of a claim under one preset, with the images that it was run on before."""
     return load_plan(
         study_file(name),
-        vocabulary={},
         name=SHARED,
         preset=preset,
         stored=stored_study(runs_dir, name, preset),
@@ -89,27 +82,20 @@ class RunIndex:
     """Finished runs by their configuration; of two alike, the one that recorded more counts."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        self._by_keys: dict[tuple[str, ...], dict[str, dict[int, Run]]] = defaultdict(dict)
+        self._by_hash: dict[str, dict[int, Run]] = defaultdict(dict)
         for run in runs:
-            keys = tuple(sorted(run.config))
-            same = self._by_keys[keys].setdefault(_values(run.config, keys), {})
+            same = self._by_hash[_hash(run.config)]
             if run.seed not in same or len(run.final) > len(same[run.seed].final):
                 same[run.seed] = run
 
     def runs_of(self, config: Config) -> dict[int, Run]:
-        """The runs of a full configuration, by seed."""
-        full = {k: v for k, v in flatten(config.resolved()).items() if k not in NOT_IN_ARMS}
-        found: dict[int, Run] = {}
-        for keys, by_values in self._by_keys.items():
-            absent = full.keys() - set(keys)
-            if set(keys) <= full.keys() and all(key.startswith(MAY_BE_ABSENT) for key in absent):
-                for seed, run in by_values.get(_values(full, keys), {}).items():
-                    found.setdefault(seed, run)
-        return found
+        """The runs of a configuration, by seed."""
+        return self._by_hash.get(_hash(config.resolved()), {})
 
 
-def _values(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return json.dumps([config[key] for key in keys])
+def _hash(config: Mapping[str, Any]) -> str:
+    """The hash of a resolved configuration without its probes: they leave no trace on a run."""
+    return resolved_hash({**config, "probes": []})
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,9 +91,8 @@ def _bnlab(
 
 def _load(files: list[Path] | None, sets: list[str] | None, **flags: Any) -> "Config":
     from bnlab.config import load_config
-    from bnlab.training.experiment import VOCABULARY
 
-    return load_config(files or (), sets or (), vocabulary=VOCABULARY, flags=flags)
+    return load_config(files or (), sets or (), flags=flags)
 
 
 @app.command()

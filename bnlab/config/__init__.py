@@ -2,7 +2,6 @@
 
 from bnlab.config.reading import parse_override, parse_yaml, read_file
 from bnlab.config.resolve import (
-    Vocabulary,
     build_config,
     build_section,
     load_config,
@@ -48,7 +47,6 @@ __all__ = [
     "OptimConfig",
     "Section",
     "TrainConfig",
-    "Vocabulary",
     "arm_label",
     "build_config",
     "build_section",

@@ -8,7 +8,7 @@ experiment.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,18 +16,21 @@ from bnlab.config.faults import describe_all, explain
 from bnlab.config.reading import parse_override, read_file
 from bnlab.config.schema import Config, Section
 from bnlab.config.tree import KeyPath, Layer, merge_layers
-from bnlab.errors import ConfigError, did_you_mean
-from bnlab.registry import Registry
+from bnlab.errors import ConfigError
+from bnlab.registry import DATASETS, NORMS, PROBES, Registry
 
-Vocabulary: TypeAlias = Mapping[str, Registry[Any]]
-"""Registries by the dotted key that names one of their entries, as in `"model.norm.name"`."""
+NAMED: Mapping[str, Registry[Any]] = {
+    "dataset.name": DATASETS,
+    "model.norm.name": NORMS,
+    "probes": PROBES,
+}
+"""Keys whose value names plug-ins, and of which kind."""
 
 
 def load_config(
     files: Sequence[Path | str] = (),
     overrides: Sequence[str] = (),
     *,
-    vocabulary: Vocabulary,
     flags: Mapping[str, Any] | None = None,
 ) -> Config:
     """Defaults, then files in order, then overrides, then dedicated flags; checked and resolved.
@@ -35,7 +38,6 @@ def load_config(
     Args:
         files: YAML files, later ones laid over earlier ones.
         overrides: `a.b=value` assignments (`--set`).
-        vocabulary: The registries whose names the configuration may use.
         flags: Values of dedicated flags by key (`{"seed": 3}`); None values are skipped.
 
     Raises:
@@ -48,10 +50,10 @@ def load_config(
         for key, value in (flags or {}).items()
         if value is not None
     ]
-    return build_config(layers, vocabulary)
+    return build_config(layers)
 
 
-def build_config(layers: Sequence[Layer], vocabulary: Vocabulary) -> Config:
+def build_config(layers: Sequence[Layer]) -> Config:
     """Lay values over one another, validate them and drop what means nothing.
 
     Raises:
@@ -62,12 +64,12 @@ def build_config(layers: Sequence[Layer], vocabulary: Vocabulary) -> Config:
     faulty = {path for path, _ in faults}
     faults += [
         (path, message)
-        for path, message in _unknown_names(merged.tree, vocabulary)
+        for path, message in _unknown_names(merged.tree)
         if path not in faulty and path[:1] not in faulty
     ]
     if faults or config is None:
         raise ConfigError(describe_all(faults, merged.marks))
-    return restore_config(_meaningful(config, vocabulary))
+    return restore_config(_meaningful(config))
 
 
 def restore_config(resolved: Mapping[str, Any]) -> Config:
@@ -112,38 +114,24 @@ def _lists_to_tuples(value: Any) -> Any:
     return value
 
 
-def _unknown_names(
-    tree: Mapping[str, Any], vocabulary: Vocabulary
-) -> Iterable[tuple[KeyPath, str]]:
-    for key, registry in vocabulary.items():
+def _unknown_names(tree: Mapping[str, Any]) -> Iterable[tuple[KeyPath, str]]:
+    for key, registry in NAMED.items():
         path = tuple(key.split("."))
         value: Any = tree
         for part in path:
             value = value.get(part) if isinstance(value, Mapping) else None
         for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and name not in registry:
-                yield path, f"unknown {registry.kind} {name!r}{did_you_mean(name, registry)}"
+            if isinstance(name, str) and (fault := registry.fault(name)):
+                yield path, fault
 
 
-def _meaningful(config: Config, vocabulary: Vocabulary) -> dict[str, Any]:
-    """All fields of a configuration, defaults included, less those that mean nothing in it."""
-
-    def keep(section: Section, path: str) -> dict[str, Any]:
-        idle = {
-            field
-            for field, (selector, values) in section.only_with.items()
-            if getattr(section, selector) not in values
-        }
-        named = vocabulary.get(f"{path}name")
-        if named is not None:
-            idle |= named.idle_fields(getattr(section, "name"))  # noqa: B009
-        kept: dict[str, Any] = {}
-        for field in type(section).model_fields:
-            value = getattr(section, field)
-            if field not in idle:
-                kept[field] = (
-                    keep(value, f"{path}{field}.") if isinstance(value, Section) else value
-                )
-        return kept
-
-    return keep(config, "")
+def _meaningful(section: Section) -> dict[str, Any]:
+    """All fields of a section, defaults included, less those that mean nothing in it."""
+    idle = section.idle_fields()
+    values = {
+        field: getattr(section, field) for field in type(section).model_fields if field not in idle
+    }
+    return {
+        field: _meaningful(value) if isinstance(value, Section) else value
+        for field, value in values.items()
+    }

@@ -41,18 +41,35 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
 
 
+Readers: TypeAlias = Mapping[str, tuple[str, tuple[str, ...]]]
+
+
 class Section(BaseModel):
     """One mapping of the YAML file: unknown keys are errors, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    only_with: ClassVar[Readers] = {}
     """Field -> (selector, values): the field means something only while the selector has one of
-    the values."""
+    the values. A plug-in of another package reads none of these fields."""
+    never_with: ClassVar[Readers] = {}
+    """Field -> (selector, values): likewise, while the selector has none of the values. Plug-ins of
+    other packages read all of these fields."""
+
+    def idle_fields(self) -> set[str]:
+        """The fields that mean nothing beside the values of the others."""
+        return {
+            field
+            for table, wanted in ((self.only_with, True), (self.never_with, False))
+            for field, (selector, values) in table.items()
+            if (getattr(self, selector) in values) is not wanted
+        }
 
 
 class DatasetConfig(Section):
     """Where images come from and how they are fed to the network."""
+
+    never_with: ClassVar[Readers] = {"root": ("name", ("synthetic",))}
 
     name: str = "cifar10"
     """`cifar10`, `folder` (class folders of images) or `synthetic` (drawn by bnlab)."""
@@ -79,8 +96,28 @@ class DatasetConfig(Section):
 class NormConfig(Section):
     """The normalizer and where it stands."""
 
+    only_with: ClassVar[Readers] = {
+        "groups": ("name", ("group",)),
+        "ghost_size": ("name", ("ghost",)),
+        "moving_average_fraction": ("name", ("caffe",)),
+        "use_global_stats": ("name", ("caffe",)),
+        "noise_mean": ("name", ("noisy_batch",)),
+        "noise_std": ("name", ("noisy_batch",)),
+    }
+    never_with: ClassVar[Readers] = {
+        "placement": ("name", ("none",)),
+        "conv": ("name", ("none",)),
+        "fc": ("name", ("none", "instance")),
+        "momentum": (
+            "name",
+            ("none", "caffe", "group", "layer", "instance", "affine_only", "frozen_init"),
+        ),
+        "eps": ("name", ("none", "affine_only")),
+        "affine": ("name", ("none", "affine_only")),
+    }
+
     name: str = "batch"
-    """A normalizer of `norms.py`; `none` switches normalization off."""
+    """A normalizer of `bnlab/training/norms/`; `none` switches normalization off."""
     placement: Literal[
         "before_activation", "after_activation", "after_pool", "before_conv", "both"
     ] = "before_activation"
@@ -157,7 +194,7 @@ class ModelConfig(Section):
 class OptimConfig(Section):
     """The optimizer and its schedule."""
 
-    only_with: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    only_with: ClassVar[Readers] = {
         "momentum": ("name", ("sgd",)),
         "nesterov": ("name", ("sgd",)),
         "betas": ("name", ("adam",)),
@@ -224,7 +261,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     probes: tuple[str, ...] = ()
-    """Measurements taken inside training; entries of `bnlab/probes/`."""
+    """Measurements taken inside training; entries of `bnlab/training/probes/`."""
 
     @field_validator("probes")
     @classmethod

@@ -1,8 +1,6 @@
 """A study as it is written down, and the configuration of every run that it may need.
 
-Nothing here imports torch: what is at hand of a study can be read where nothing is trained. The
-names that a configuration may use are passed in; without them it keeps the fields that mean
-nothing for its plug-ins, and names go unchecked.
+Nothing here imports torch: what is at hand of a study can be read where nothing is trained.
 """
 
 import itertools
@@ -21,7 +19,6 @@ from bnlab.config import (
     KeyPath,
     Layer,
     Section,
-    Vocabulary,
     build_config,
     build_section,
     flatten,
@@ -153,7 +150,6 @@ def load_plan(
     file: Path,
     overrides: Sequence[str] = (),
     *,
-    vocabulary: Vocabulary,
     name: str | None = None,
     preset: str | None = None,
     stored: Path | None = None,
@@ -163,8 +159,6 @@ def load_plan(
     Args:
         file: The study file.
         overrides: `--set` assignments for all arms.
-        vocabulary: The registries whose names the configurations may use; empty to read a study
-            where torch is not wanted.
         name: Another name than the file's.
         preset: One of the file's presets, laid over it.
         stored: The study as it was run before; its overrides count if there are no others.
@@ -184,7 +178,7 @@ def load_plan(
         layer.tree["overrides"] = list(overrides)
     elif "overrides" not in layer.tree and stored is not None and stored.exists():
         layer.tree["overrides"] = list(read_file(stored).tree.get("overrides") or [])
-    return _Builder(file, layer, build_section(StudyFile, layer), vocabulary).build()
+    return _Builder(file, layer, build_section(StudyFile, layer)).build()
 
 
 def _with_preset(file: Path, layer: Layer, preset: str) -> Layer:
@@ -225,8 +219,8 @@ def _undotted(layer: Layer) -> Layer:
 class _Builder:
     """Turns a study file into configurations, collecting faults on the way."""
 
-    def __init__(self, file: Path, layer: Layer, spec: StudyFile, vocabulary: Vocabulary) -> None:
-        self.file, self.layer, self.spec, self.vocabulary = file, layer, spec, vocabulary
+    def __init__(self, file: Path, layer: Layer, spec: StudyFile) -> None:
+        self.file, self.layer, self.spec = file, layer, spec
         self.faults: dict[str, None] = {}
 
     def build(self) -> Plan:
@@ -320,7 +314,7 @@ class _Builder:
         layers: list[Layer],
     ) -> None:
         try:
-            plain = build_config(layers, self.vocabulary)
+            plain = build_config(layers)
         except ConfigError as error:
             self._fault_lines(str(error))
             return
@@ -341,8 +335,8 @@ class _Builder:
         if not self._sets("train.test_every"):
             final["train"] = {"test_every": 0}
         tune = Layer({"train": {"test_every": None}, "probes": []}, {})
-        configs["tune", arm, point] = build_config([*layers, tune], self.vocabulary)
-        configs["final", arm, point] = build_config([*layers, Layer(final, {})], self.vocabulary)
+        configs["tune", arm, point] = build_config([*layers, tune])
+        configs["final", arm, point] = build_config([*layers, Layer(final, {})])
 
     def _sets(self, key: str) -> bool:
         given = [self._sublayer("set"), *self._assigned()]

@@ -9,7 +9,7 @@ from bnlab.errors import BnlabError
 from bnlab.records.rundir import RunDir, find_runs
 from bnlab.study.executors import Cell
 from bnlab.study.file import Plan, Point, Stage, load_plan, show_point
-from bnlab.training.experiment import VOCABULARY, run_path
+from bnlab.training.experiment import run_path
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def load_study(
     Raises:
         ConfigError: With every fault found, one a line, each with its place.
     """
-    plain = load_plan(file, overrides, vocabulary=VOCABULARY, name=name)
+    plain = load_plan(file, overrides, name=name)
     stored = stored_path(runs_dir, plain.spec.name)
-    plan = load_plan(file, overrides, vocabulary=VOCABULARY, name=name, stored=stored)
+    plan = load_plan(file, overrides, name=name, stored=stored)
     return Study(**vars(plan))
 
 
@@ -83,9 +83,7 @@ def load_shared_study(
     Raises:
         ConfigError: As `load_study`.
     """
-    plan = load_plan(
-        file, overrides, vocabulary=VOCABULARY, name=name, preset=preset, stored=stored
-    )
+    plan = load_plan(file, overrides, name=name, preset=preset, stored=stored)
     return Study(**vars(plan), stored=stored, shared=True, elsewhere=finished_runs(runs_dir))
 
 

@@ -16,7 +16,6 @@ from bnlab.study.executors import EXECUTORS, ExecutorOptions, StudyWatcher, shar
 from bnlab.study.file import load_plan
 from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
-from bnlab.training.experiment import VOCABULARY
 from bnlab.training.signals import StopRequest, stop_on_signal
 
 WAIT_SECONDS = 1.0
@@ -190,7 +189,7 @@ def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
 
 
 def _no_longer_part(path: Path, study: Study, runs_dir: Path) -> list[Path]:
-    plan = load_plan(path, vocabulary=VOCABULARY)
+    plan = load_plan(path)
     before = replace(study, **vars(plan)).possible_roots(runs_dir)
     now = study.possible_roots(runs_dir)
     return sorted(root for root in before - now if RunDir(root).finished)

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from bnlab.config import Config, Vocabulary, arm_label, differences, resolved_hash
+from bnlab.config import Config, arm_label, differences, resolved_hash
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.records.rundir import RunDir, Status
 from bnlab.training.accelerate import build_forward, resolve_acceleration
 from bnlab.training.batches import Batches, data_order_hash, fit_normalize
 from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
-from bnlab.training.datasets import DATASETS, Splits, load_splits
+from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.device import (
     Precision,
     autocast,
@@ -28,10 +28,9 @@ from bnlab.training.device import (
 )
 from bnlab.training.loop import Position, Task, fit, weighted_layers
 from bnlab.training.models import build_model, check_batch, init_hash, norm_layers, parameter_count
-from bnlab.training.norms import NORMS, calibrate
+from bnlab.training.norms import calibrate
 from bnlab.training.optim import build_optimizer
-from bnlab.training.probes import PROBES, Sample, run_probes
-from bnlab.training.probes.base import PROBE_IMAGES
+from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
 from bnlab.training.provenance import (
     GitState,
     environment,
@@ -40,9 +39,6 @@ from bnlab.training.provenance import (
 )
 from bnlab.training.recorder import open_recorder
 from bnlab.training.signals import StopRequest, stop_on_signal
-
-VOCABULARY: Vocabulary = {"dataset.name": DATASETS, "model.norm.name": NORMS, "probes": PROBES}
-"""The names that a configuration may use."""
 
 CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints while training goes on. An epoch may take a tenth of a second

@@ -1,16 +1,44 @@
-"""Sources of images: one file each, and one import line below.
+"""Sources of images, a file each.
 
-A source is a function from `DatasetConfig` and a `Progress` to `ImageData`, registered under the
-name that `dataset.name` gives it.
+To add one: a file here with a function from `DatasetConfig` and a `Progress` to `ImageData`,
+registered in `DATASETS` under the file's own stem, which is what `dataset.name` says.
 """
 
-from bnlab.config import DatasetConfig
-from bnlab.training.datasets import cifar10 as cifar10
-from bnlab.training.datasets import folder as folder
-from bnlab.training.datasets import synthetic as synthetic
-from bnlab.training.datasets.base import DATASETS, ImageData, Progress, Split, Splits, cut, silent
+from collections.abc import Callable
+from typing import TypeAlias
 
-__all__ = ["DATASETS", "ImageData", "Progress", "Split", "Splits", "load_splits", "silent"]
+from bnlab import registry
+from bnlab.config import DatasetConfig
+from bnlab.training.datasets._splits import (
+    SIZE,
+    ImageData,
+    Progress,
+    Split,
+    Splits,
+    checksum_of,
+    cut,
+    silent,
+)
+from bnlab.training.datasets._torchvision import torchvision_datasets
+
+Source: TypeAlias = Callable[[DatasetConfig, Progress], ImageData]
+
+DATASETS: registry.Registry[Source] = registry.DATASETS
+"""Sources of images by `dataset.name`; each gives at least the images that the sizes ask for."""
+
+__all__ = [
+    "DATASETS",
+    "SIZE",
+    "ImageData",
+    "Progress",
+    "Source",
+    "Split",
+    "Splits",
+    "checksum_of",
+    "load_splits",
+    "silent",
+    "torchvision_datasets",
+]
 
 
 def load_splits(config: DatasetConfig, progress: Progress = silent) -> Splits:

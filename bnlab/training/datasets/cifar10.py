@@ -22,8 +22,9 @@ import torch
 
 from bnlab.config import DatasetConfig
 from bnlab.errors import DataError
-from bnlab.training.datasets.base import DATASETS, ImageData, Progress, Split, checksum_of, silent
-from bnlab.training.datasets.vision import torchvision_datasets
+from bnlab.training.datasets import DATASETS
+from bnlab.training.datasets._splits import ImageData, Progress, Split, checksum_of, silent
+from bnlab.training.datasets._torchvision import torchvision_datasets
 
 CONNECT_SECONDS = 5.0
 """How long the server may take to begin its answer: name look-up, connection, first bytes."""
@@ -31,7 +32,7 @@ STALL_SECONDS = 20.0
 """How long a download may then stand still."""
 
 
-@DATASETS.register("cifar10", reads=("root",))
+@DATASETS.register("cifar10")
 def load_cifar10(config: DatasetConfig, progress: Progress) -> ImageData:
     """CIFAR-10 (Krizhevsky 2009) below `dataset.root`, downloaded if it is not there.
 

@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from bnlab.config import DatasetConfig
 from bnlab.errors import DataError
-from bnlab.training.datasets.base import DATASETS, SIZE, ImageData, Progress, Split, checksum_of
+from bnlab.training.datasets import DATASETS
+from bnlab.training.datasets._splits import SIZE, ImageData, Progress, Split, checksum_of
 from bnlab.training.streams import stream
 
 log = logging.getLogger("bnlab")
@@ -35,7 +36,7 @@ FORMAT = 1
 """Raised whenever the same files would decode or be kept differently; part of every cache name."""
 
 
-@DATASETS.register("folder", reads=("root",))
+@DATASETS.register("folder")
 def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
     """All images below `dataset.root`, as RGB of 32 x 32, in a fixed mixed order.
 

@@ -12,7 +12,8 @@ import math
 import torch
 
 from bnlab.config import DatasetConfig
-from bnlab.training.datasets.base import DATASETS, SIZE, ImageData, Progress, Split, checksum_of
+from bnlab.training.datasets import DATASETS
+from bnlab.training.datasets._splits import SIZE, ImageData, Progress, Split, checksum_of
 from bnlab.training.streams import stream
 
 NOTE = "synthetic images drawn by bnlab; not CIFAR-10"

@@ -18,7 +18,7 @@ from torch.nn.utils import skip_init
 
 from bnlab.config import ModelConfig
 from bnlab.errors import ConfigError
-from bnlab.training.norms import NORMS
+from bnlab.training.norms import NORMS, build_norm
 from bnlab.training.streams import Stochastic, stream, stream_seed
 
 Shape: TypeAlias = tuple[int, ...]
@@ -206,8 +206,8 @@ def _build_layer(slot: Slot, config: ModelConfig, built: Mapping[str, nn.Module]
         "conv": lambda: skip_init(nn.Conv2d, channels, slot.width, kernel_size=3, padding=1),
         "fc": lambda: skip_init(nn.Linear, channels, slot.width),
         CLASSIFIER: lambda: skip_init(nn.Linear, channels, slot.width),
-        "norm": lambda: NORMS[config.norm.name](slot.shape, config.norm),
-        "norm2": lambda: NORMS[config.norm.name](slot.shape, config.norm),
+        "norm": lambda: build_norm(slot.shape, config.norm),
+        "norm2": lambda: build_norm(slot.shape, config.norm),
         "relu": nn.ReLU,
         "pool": lambda: nn.MaxPool2d(2),
         "flatten": nn.Flatten,

@@ -1,9 +1,56 @@
-"""Measurements inside training, one file per family. A probe leaves no trace on the run.
+"""Measurements inside training, a file each. A probe leaves no trace on the run.
 
-To add one: a file with a function registered in `PROBES`, and one import line here.
+To add one: a file here with a function registered in `PROBES` under the file's own stem.
 """
 
-from bnlab.training.probes import activations, fit, gradients, statistics, weights  # noqa: F401 - importing registers them
-from bnlab.training.probes.base import PROBES, Probe, Sample, leave_no_trace, run_probes
+from collections.abc import Sequence
 
-__all__ = ["PROBES", "Probe", "Sample", "leave_no_trace", "run_probes"]
+from torch import nn
+
+from bnlab import registry
+from bnlab.training.probes._base import (
+    PROBE_IMAGES,
+    Probe,
+    Sample,
+    eval_mode,
+    leave_no_trace,
+    outputs_of,
+    score,
+)
+
+PROBES: registry.Registry[Probe] = registry.PROBES
+"""Fact: `last` for a probe that looks once, after the last epoch, where it may read test images;
+without any it gives nothing."""
+
+__all__ = [
+    "PROBES",
+    "PROBE_IMAGES",
+    "Probe",
+    "Sample",
+    "eval_mode",
+    "leave_no_trace",
+    "outputs_of",
+    "run_probes",
+    "score",
+]
+
+
+def run_probes(
+    names: Sequence[str], model: nn.Sequential, sample: Sample, *, last: bool = False
+) -> dict[str, float]:
+    """Measure with each named probe, in training mode, leaving no trace.
+
+    Args:
+        names: Entries of `PROBES`.
+        model: The network as it stands.
+        sample: What to look at.
+        last: Whether training has ended, so that probes of that moment look too.
+    """
+    values: dict[str, float] = {}
+    for name in names:
+        if "last" in PROBES.entry(name).facts and not last:
+            continue
+        with leave_no_trace(model):
+            model.train()
+            values.update(PROBES[name](model, sample))
+    return values

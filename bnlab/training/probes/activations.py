@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bnlab.training.probes.base import PROBES, Sample, outputs_of
+from bnlab.training.probes import PROBES
+from bnlab.training.probes._base import Sample, outputs_of
 
 PART_IMAGES = 8
 """Images per part of a sum."""

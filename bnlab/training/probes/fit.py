@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from bnlab.training.probes.base import PROBES, Sample, eval_mode, score
+from bnlab.training.probes import PROBES
+from bnlab.training.probes._base import Sample, eval_mode, score
 
 
 @PROBES.register("fit")

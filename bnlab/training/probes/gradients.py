@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnlab.training.probes.base import PROBES, Sample, outputs_of
+from bnlab.training.probes import PROBES
+from bnlab.training.probes._base import Sample, outputs_of
 
 
 @PROBES.register("gradients")

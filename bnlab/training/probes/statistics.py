@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from bnlab.training.probes.base import PROBES, Sample, eval_mode, score
+from bnlab.training.probes import PROBES
+from bnlab.training.probes._base import Sample, eval_mode, score
 
 LARGE_BATCH = 128
 """Images behind the statistics of `batches_of_128`."""

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from bnlab.training.probes.base import PROBES, Sample
+from bnlab.training.probes import PROBES
+from bnlab.training.probes._base import Sample
 
 
 @PROBES.register("weights")

@@ -1,6 +1,6 @@
 """What a probe is, and how it is kept from touching the experiment that it measures."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -8,8 +8,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from bnlab.registry import Registry
 
 BatchesOf: TypeAlias = Callable[[int], Iterable[tuple[Tensor, Tensor]]]
 """From a batch size to batches of normalized, un-augmented images and their labels, in an order
@@ -39,10 +37,6 @@ Probe: TypeAlias = Callable[[nn.Sequential, Sample], dict[str, float]]
 """(model in training mode, sample) -> value by tag. Tags are `probe/<quantity>/<layer>`, or what
 else a quantity is measured by."""
 
-PROBES: Registry[Probe] = Registry("probe")
-"""Fact: `last` for a probe that looks once, after the last epoch, where it may read test images;
-without any it gives nothing."""
-
 PROBE_IMAGES = 1024
 """Fixed, un-augmented training images that probes look at (a dead unit needs about 1,000)."""
 
@@ -66,27 +60,6 @@ def leave_no_trace(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         torch.set_rng_state(global_stream)
-
-
-def run_probes(
-    names: Sequence[str], model: nn.Sequential, sample: Sample, *, last: bool = False
-) -> dict[str, float]:
-    """Measure with each named probe, in training mode, leaving no trace.
-
-    Args:
-        names: Entries of `PROBES`.
-        model: The network as it stands.
-        sample: What to look at.
-        last: Whether training has ended, so that probes of that moment look too.
-    """
-    values: dict[str, float] = {}
-    for name in names:
-        if "last" in PROBES.entry(name).facts and not last:
-            continue
-        with leave_no_trace(model):
-            model.train()
-            values.update(PROBES[name](model, sample))
-    return values
 
 
 @contextmanager

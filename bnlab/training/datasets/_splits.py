@@ -13,7 +13,6 @@ import torch
 
 from bnlab.config import DatasetConfig
 from bnlab.errors import DataError
-from bnlab.registry import Registry
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told `(what, done, total)` while something long goes on, as in `("decoding images", 500, 60000)`;
@@ -63,10 +62,6 @@ class ImageData:
     classes: tuple[str, ...]
     checksum: str
     note: str
-
-
-DATASETS: Registry[Callable[[DatasetConfig, Progress], ImageData]] = Registry("dataset")
-"""Sources of images by `dataset.name`; each gives at least the images that the sizes ask for."""
 
 
 @dataclass(frozen=True, eq=False)
