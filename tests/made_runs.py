@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from bnlab.config import resolved_hash
-from bnlab.records.rundir import RunDir, write_text
+from bnlab.records import RunDir, write_text
 
 NORM = {
     "name": "batch",

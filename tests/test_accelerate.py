@@ -8,11 +8,12 @@ import torch
 from conftest import MakeConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw import raw_run
 from test_experiment import StopAt, assert_same_run, weights
 from torch import nn
 
 from bnlab.errors import StopRequestedError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir
 from bnlab.training.accelerate import (
     WARM_UP_CALLS,
     CapturedSteps,
@@ -250,7 +251,7 @@ def test_a_run_may_go_on_in_another_way(
     again = tiny_config(*common, f"train.accelerate={then}")
     run_experiment(again, cut, RunOptions(resume="must"))
     assert_same_run(tmp_path / "whole", cut)
-    assert RunDir(cut).read_run()["acceleration"] == then
+    assert raw_run(RunDir(cut))["acceleration"] == then
 
 
 def test_only_compile_is_part_of_the_hash(tiny_config: MakeConfig) -> None:
@@ -297,7 +298,7 @@ def test_the_memory_of_a_finished_run_is_free_at_once(
 def test_a_run_records_how_it_was_accelerated(tmp_path: Path, tiny_config: MakeConfig) -> None:
     root = run_path(tmp_path, tiny_config())
     run_experiment(tiny_config(), root)
-    assert RunDir(root).read_run()["acceleration"] == "swap"
+    assert raw_run(RunDir(root))["acceleration"] == "swap"
     assert weights(root)
 
 

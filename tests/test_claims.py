@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from bnlab.analysis import Run, load_runs
-from bnlab.analysis.runs import NOT_IN_ARMS
+from bnlab.analysis.audit import barring
 from bnlab.analysis.stats import mean_interval, paired_power
 from bnlab.claims import (
     ALPHA,
@@ -44,8 +44,9 @@ from bnlab.claims.input_normalization import WAYS
 from bnlab.claims.placement import OTHERS
 from bnlab.claims.small_batch import STATISTICS
 from bnlab.cli import app
-from bnlab.config import Config, flatten
+from bnlab.config import Config
 from bnlab.errors import ConfigError
+from bnlab.records import RunFacts
 from bnlab.report.claims import write_claims
 from bnlab.study.file import Plan, load_plan
 from bnlab.study.plan import load_shared_study
@@ -364,14 +365,12 @@ def test_a_usable_range_that_reaches_the_end_of_the_grid_gives_no_verdict() -> N
     assert "none (low), none (high), batch (low), batch (high)" in contrast.guard
 
 
-def test_a_best_lr_at_the_edge_of_the_grid_gives_no_verdict() -> None:
-    best = {"none": around(0.6, 0.01), "batch": around(0.7, 0.02)}
-    chosen = {"none": 0.01, "batch": 1.0}
-    lrs = np.array([0.01, 0.1, 1.0])
-    contrast = CLAIMS["accuracy"].measure(Evidence(best, best, lrs=lrs, chosen=chosen))
-    assert "none (0.01), batch (1)" in contrast.guard
-    inner = Evidence(best, best, lrs=lrs, chosen={"none": 0.1, "batch": 0.1})
-    assert CLAIMS["accuracy"].measure(inner).guard == ""
+def test_a_best_lr_at_the_edge_of_the_grid_gives_no_verdict(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03, edge="batch")
+    found = finding(tmp_path)
+    assert found.verdict.label == "NOT TESTED"
+    assert "the best lr lies at the edge of the grid in batch (" in found.verdict.why
+    assert [one.check.code for one in barring(found.audit)] == ["A06"]
 
 
 # -------------------------------------------------------------------------------- files and studies
@@ -401,20 +400,19 @@ def test_every_preset_finds_exactly_its_own_runs(name: str, preset: str) -> None
     index = RunIndex([as_run(config) for config in plan.configs.values()])
     for config in plan.configs.values():
         (found,) = index.runs_of(config).values()
-        assert found.label == config.hash
+        assert found.hash == config.hash
 
 
 def as_run(config: Config) -> Run:
     """A run as it would be read back from the disk."""
-    flat = {k: v for k, v in flatten(config.resolved()).items() if k not in NOT_IN_ARMS}
-    return Run(Path(), "", "", config.hash, config.seed, flat, "done", {}, {}, {})
+    facts = RunFacts(schema_version=1, status="done")
+    return Run(Path(), "", "", "", config.seed, config.hash, {}, "done", {}, {}, facts)
 
 
-def test_a_run_that_lacks_a_key_of_training_is_not_taken_for_another() -> None:
+def test_a_run_of_another_configuration_is_not_taken_for_it() -> None:
     config = next(iter(plan_of("accuracy", "smoke").configs.values()))
-    run = as_run(config)
-    short = replace(run, config={k: v for k, v in run.config.items() if k != "train.epochs"})
-    assert RunIndex([short]).runs_of(config) == {}
+    other = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 99})})
+    assert RunIndex([as_run(other)]).runs_of(config) == {}
 
 
 def test_only_the_place_of_the_images_may_be_set() -> None:
@@ -446,17 +444,26 @@ def test_explain_says_everything(name: str) -> None:
 
 
 def make_study(
-    runs: Path, preset: str, gain: float, study: str = "elsewhere", overrides: Sequence[str] = ()
+    runs: Path,
+    preset: str,
+    gain: float,
+    study: str = "elsewhere",
+    overrides: Sequence[str] = (),
+    edge: str = "",
 ) -> None:
-    """The whole study of the claim `accuracy`, with BN better by `gain`; best lr in the middle."""
+    """The whole study of the claim `accuracy`, with BN better by `gain`.
+
+    The best lr is in the middle of the grid; that of the arm `edge` is the smallest.
+    """
     trained = plan_of("accuracy", preset, *overrides)
     middle = trained.points[len(trained.points) // 2]
     generator = np.random.default_rng(0)
     for (stage, arm, point), config in trained.configs.items():
-        if stage == "final" and point != middle:
+        best = trained.points[0] if arm == edge else middle
+        if stage == "final" and point not in (middle, best):
             continue
         for seed in trained.seeds(stage):
-            accuracy = 0.6 + gain * (arm == "batch") - 0.1 * (point != middle)
+            accuracy = 0.6 + gain * (arm == "batch") - 0.1 * (point != best)
             noise = float(generator.normal(0, 0.002))
             made = {**config.resolved(), "name": study}
             make_run(runs, seed=seed, arm=arm, accuracy=accuracy + noise, config=made)
@@ -482,12 +489,16 @@ def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> Non
     assert all("bnlab claims run" in one.command for one in others)
 
 
+def store_overrides(runs: Path, overrides: Sequence[str]) -> None:
+    stored = runs / stored_study("accuracy", "quick")
+    stored.parent.mkdir(exist_ok=True)
+    stored.write_text(f"overrides: [{', '.join(overrides)}]\n")
+
+
 def test_images_of_a_folder_count_once_the_claim_was_run_on_them(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03, overrides=["dataset.name=folder"])
     assert finding(tmp_path).verdict.label == "NOT TESTED"
-    stored = stored_study(tmp_path, "accuracy", "quick")
-    stored.parent.mkdir()
-    stored.write_text("overrides: [dataset.name=folder, dataset.root=images]\n")
+    store_overrides(tmp_path, ["dataset.name=folder", "dataset.root=images"])
     found = finding(tmp_path)
     assert found.verdict.label == "SUPPORTED"
     assert "folder" in found.gathered.scope
@@ -501,7 +512,7 @@ def test_training_takes_those_runs_over(tmp_path: Path) -> None:
         runs_dir=tmp_path,
         name=SHARED,
         preset="quick",
-        stored=stored_study(tmp_path, "accuracy", "quick"),
+        stored=stored_study("accuracy", "quick"),
     )
     survey = survey_study(study, tmp_path)
     assert survey.unfinished() == []
@@ -511,13 +522,10 @@ def test_training_takes_those_runs_over(tmp_path: Path) -> None:
 def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None:
     make_study(tmp_path / "smoke", "smoke", gain=0.3)
     assert finding(tmp_path / "smoke").verdict.label == "NOT TESTED"
-    quick = load_plan(
-        study_file("accuracy"),
-        ["dataset.name=synthetic"],
-        name=SHARED,
-        preset="quick",
-    )
-    assert "synthetic" in gather(quick, "quick", RunIndex([])).guard
+    make_study(tmp_path / "quick", "quick", gain=0.3, overrides=["dataset.name=synthetic"])
+    store_overrides(tmp_path / "quick", ["dataset.name=synthetic"])
+    verdict = finding(tmp_path / "quick").verdict
+    assert (verdict.label, verdict.why) == ("NOT TESTED", "synthetic images, drawn by bnlab")
 
 
 def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> None:
@@ -537,7 +545,7 @@ def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> 
     lrs = {arm: float(dict(point)["optim.lr"]) for arm, point in best.items()}
     assert found.evidence.chosen["none_gain_10"] == lrs["none"]
     assert found.evidence.chosen["batch_normal_small"] == lrs["batch"]
-    file, stored = study_file("initialization"), stored_study(tmp_path, "initialization", "smoke")
+    file, stored = study_file("initialization"), stored_study("initialization", "smoke")
     study = load_shared_study(
         file, (), runs_dir=tmp_path, name=SHARED, preset="smoke", stored=stored
     )
@@ -571,7 +579,7 @@ def test_mixed_precision_gives_no_verdict(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"fp32"', '"bf16"'))
     verdict = finding(tmp_path).verdict
     assert verdict.label == "NOT TESTED"
-    assert "bf16, fp32" in verdict.why
+    assert verdict.why == "precision: bf16 (1 run), fp32 (43 runs)"
 
 
 def test_verdicts_are_the_same_bytes_every_time_and_everywhere(tmp_path: Path) -> None:
@@ -650,7 +658,7 @@ def test_every_claim_trains_under_smoke_shares_its_runs_and_gets_no_verdict(tmp_
     assert any("gap at one training loss" in d.name for d in dropout.details)
     assert any("statistics as trained" in d.name for d in small_batch.details)
     runs, _ = load_runs([tmp_path])
-    assert len(runs) == len({(run.facts["config_hash"], run.seed) for run in runs})
+    assert len(runs) == len({(run.hash, run.seed) for run in runs})
     assert {run.study for run in runs} == {SHARED}
     assert load_claim_plan("accuracy", "smoke", tmp_path).spec.name == SHARED
 
@@ -787,9 +795,9 @@ def test_arms_that_follow_another_may_be_alike(tmp_path: Path) -> None:
         load_plan(study)
 
 
-def test_of_two_runs_alike_the_one_that_recorded_more_counts() -> None:
+def test_of_two_records_of_a_run_the_first_counts_and_both_are_audited() -> None:
     config = next(iter(plan_of("accuracy", "smoke").configs.values()))
-    run = as_run(config)
-    fuller = replace(run, final={"test/accuracy": 0.5})
-    for order in ([run, fuller], [fuller, run]):
-        assert RunIndex(order).runs_of(config) == {run.seed: fuller}
+    run, other = as_run(config), replace(as_run(config), final={"test/accuracy": 0.5})
+    index = RunIndex([run, other])
+    assert index.runs_of(config) == {run.seed: run}
+    assert index.all_like([run]) == (run, other)

@@ -17,7 +17,7 @@ from bnlab.analysis import (
     differing_factors,
     load_runs,
     make_metric,
-    mixed_line,
+    show_fact,
 )
 from bnlab.errors import ConfigError, RefusedError
 
@@ -236,7 +236,7 @@ def test_seed_sets_that_do_not_meet_are_independent_samples(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
-        ({"git": {"sha": "f" * 40, "dirty": False}}, "git sha"),
+        ({"code": {"training/loop.py": "f" * 16}}, "code"),
         ({"device": "cuda:0"}, "device"),
         ({"precision": "bf16"}, "precision"),
         ({"dataset": {"name": "cifar10", "checksum": "other"}}, "data"),
@@ -247,7 +247,7 @@ def test_mixed_runs_are_named_and_refused_unless_allowed(
 ) -> None:
     make_arm(tmp_path, OFF[:3], NONE)
     make_arm(tmp_path, ON[:3], {}, run=facts)
-    with pytest.raises(RefusedError, match=rf"(?s)\n  {name}: .*--allow-mixed") as caught:
+    with pytest.raises(RefusedError, match=rf"(?s)\n  A0\d {name}: .*--allow-mixed") as caught:
         compared(tmp_path)
     assert caught.value.exit_code == 5
     allowed = compared(tmp_path, allow_mixed=True)
@@ -260,7 +260,7 @@ def test_two_gpus_of_one_model_are_one_device(tmp_path: Path) -> None:
     make_run(tmp_path, seed=0, run={"device": "cuda:0", **gpu})
     make_run(tmp_path, seed=1, run={"device": "cuda:1", **gpu})
     devices = next(fact for fact in compared(tmp_path).facts if fact.name == "device")
-    assert mixed_line(devices) == "device: cuda (some GPU) (2 runs)"
+    assert show_fact(devices) == "cuda (some GPU) (2 runs)"
 
 
 def test_a_precision_that_the_configuration_asks_for_is_a_factor_and_not_a_mixture(
@@ -478,7 +478,7 @@ def test_every_bad_run_directory_is_named_and_the_rest_compared(tmp_path: Path) 
         15: "schema version 99 is newer",
         16: "run.json: missing; left out",
         17: "config.yaml: missing; left out",
-        18: "metrics.jsonl:2: not a metrics record; left out",
+        18: "metrics.jsonl:2: not a metrics record: ",
         19: "config.yaml is not the one that the run was made with; left out",
         20: "neither run.json nor config.yaml",
         21: "not finished (no summary.json); left out",
@@ -491,8 +491,8 @@ def test_every_bad_run_directory_is_named_and_the_rest_compared(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("dataset", [], "dataset is not a mapping"),
-        ("dataset", {"classes": 10}, "dataset.classes is not a list"),
+        ("dataset", [], "run.json: not what bnlab writes: dataset: input should be an object"),
+        ("dataset", {"classes": 10}, "run.json: not what bnlab writes: dataset.classes: "),
         ("config_hash", None, "config.yaml is not the one"),
     ],
 )

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from bnlab.errors import ConfigError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir
 from bnlab.report.dashboard import link_runs, run_names, serve
 
 

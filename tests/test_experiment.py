@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, MakeConfig
+from raw import raw_metrics, raw_run, raw_summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnlab.config import Config
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
-from bnlab.records.rundir import RunDir, load_record
+from bnlab.records import RunDir, RunFiles, load_record
 from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import (
@@ -39,7 +40,7 @@ def curves(root: Path) -> list[dict[str, Any]]:
     """The metrics without the times, which no two runs share."""
     return [
         {key: value for key, value in record.items() if key not in TIMINGS}
-        for record in RunDir(root).read_metrics()
+        for record in raw_metrics(RunDir(root))
     ]
 
 
@@ -84,15 +85,15 @@ def test_a_run_leaves_every_file_that_the_readme_names(
     assert (root / "checkpoints" / "last.pt").exists()
     assert not [path for path in root.rglob("*") if path.name.startswith(".")]
 
-    record = load_record(root)
+    record = load_record(RunFiles(root))
     assert record.remarks == ()
     assert record.summary is not None
-    assert record.summary["test/accuracy"] == record.metrics[-1]["test/accuracy"]
+    assert record.summary.scores["test/accuracy"] == record.metrics[-1]["test/accuracy"]
     assert [line["epoch"] for line in record.metrics] == [1, 2]
     assert [line["step"] for line in record.metrics] == [5, 10]
     for key in ("train/loss", "train/accuracy", "test/loss", "test/accuracy", "optim/lr"):
         assert isinstance(record.metrics[0][key], float)
-    run = record.run
+    run = raw_run(RunDir(root))
     assert run["status"] == summary["status"]
     assert run["dataset"]["train_images"] == 160
     assert "not CIFAR-10" in run["dataset"]["note"]
@@ -126,12 +127,12 @@ def test_arms_that_differ_in_the_norm_share_weights_and_order(
     for norm in ("none", "batch", "group"):
         config = tiny_config(f"model.norm.name={norm}", "train.epochs=1")
         run_experiment(config, run_path(tmp_path, config))
-        runs.append(RunDir(run_path(tmp_path, config)).read_run())
+        runs.append(raw_run(RunDir(run_path(tmp_path, config))))
     assert len({run["init_hash"] for run in runs}) == 1
     assert len({run["data_order_hash"] for run in runs}) == 1
     other = tiny_config("train.epochs=1", seed=1)
     run_experiment(other, run_path(tmp_path, other))
-    seeded = RunDir(run_path(tmp_path, other)).read_run()
+    seeded = raw_run(RunDir(run_path(tmp_path, other)))
     assert seeded["init_hash"] != runs[0]["init_hash"]
     assert seeded["data_order_hash"] != runs[0]["data_order_hash"]
 
@@ -142,17 +143,17 @@ def test_validation_images_are_held_out_and_their_split_is_recorded(
     config = tiny_config("dataset.val_size=40", "dataset.train_size=120")
     root = run_path(tmp_path, config)
     run_experiment(config, root)
-    run = RunDir(root).read_run()
+    run = raw_run(RunDir(root))
     assert (run["dataset"]["val_images"], run["dataset"]["train_images"]) == (40, 120)
     assert len(run["dataset"]["val_indices_hash"]) == 64
-    assert all("val/accuracy" in line for line in RunDir(root).read_metrics())
+    assert all("val/accuracy" in line for line in raw_metrics(RunDir(root)))
 
 
 def test_the_test_set_is_read_only_when_asked(tmp_path: Path, tiny_config: MakeConfig) -> None:
     config = tiny_config("train.test_every=0", "train.epochs=3")
     root = run_path(tmp_path, config)
     run_experiment(config, root)
-    read = ["test/accuracy" in line for line in RunDir(root).read_metrics()]
+    read = ["test/accuracy" in line for line in raw_metrics(RunDir(root))]
     assert read == [False, False, True]
 
 
@@ -160,7 +161,7 @@ def test_the_test_set_can_be_left_unread(tmp_path: Path, tiny_config: MakeConfig
     config = tiny_config("train.test_every=null", "dataset.val_size=40", "dataset.train_size=120")
     root = run_path(tmp_path, config)
     summary = run_experiment(config, root)
-    assert not [key for line in RunDir(root).read_metrics() for key in line if "test" in key]
+    assert not [key for line in raw_metrics(RunDir(root)) for key in line if "test" in key]
     assert "val/accuracy" in summary
     assert "test/accuracy" not in summary
 
@@ -190,7 +191,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_a_complete_diverged_record(
     assert summary["status"] == "diverged"
     assert RunDir(root).finished
     assert summary["epochs"] < 5
-    last = RunDir(root).read_metrics()[-1]
+    last = raw_metrics(RunDir(root))[-1]
     assert last["train/loss"] is None
     assert isinstance(last["test/accuracy"], float)
 
@@ -227,11 +228,11 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     with pytest.raises(StopRequestedError) as caught:
         run_experiment(config, cut, watcher=StopAt(epoch, step))
     assert caught.value.exit_code == 75
-    assert RunDir(cut).read_run()["status"] == "preempted"
+    assert raw_run(RunDir(cut))["status"] == "preempted"
     assert not RunDir(cut).finished
     run_experiment(config, cut, RunOptions(resume="must"))
     assert_same_run(whole, cut)
-    assert len(RunDir(cut).read_run()["attempts"]) == 2
+    assert len(raw_run(RunDir(cut))["attempts"]) == 2
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(
@@ -255,7 +256,7 @@ def test_a_second_ctrl_c_ends_at_once_and_does_not_count_as_a_failure(
     root = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run_experiment(tiny_config(), root, watcher=Impatient(1, 2, signal.SIGINT))
-    assert RunDir(root).read_run()["status"] == "preempted"
+    assert raw_run(RunDir(root))["status"] == "preempted"
     assert run_experiment(tiny_config(), root, RunOptions(resume="must"))["epochs"] == 2
 
 
@@ -274,7 +275,7 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(
     for tag in ("train/loss", "test/accuracy", "optim/lr", "time/images_per_second"):
         assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4]
     assert {"norm/conv1_norm/weight", "norm/conv1_norm/bias"} <= set(events.Tags()["histograms"])
-    recorded = [line["test/accuracy"] for line in RunDir(root).read_metrics()]
+    recorded = [line["test/accuracy"] for line in raw_metrics(RunDir(root))]
     shown = [event.value for event in events.Scalars("test/accuracy")]
     assert shown == pytest.approx(recorded)
     assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 2
@@ -517,7 +518,7 @@ def test_a_failure_is_marked_in_the_record_and_can_be_resumed(
     assert "cat" in run["error"]
     run_experiment(tiny_config(), root, RunOptions(resume="auto"))
     assert RunDir(root).finished
-    assert "error" not in RunDir(root).read_run()
+    assert "error" not in raw_run(RunDir(root))
 
 
 def test_a_full_disk_stops_the_run_with_its_checkpoint_whole(
@@ -563,7 +564,7 @@ def test_the_loss_curve_at_a_fixed_seed_is_the_recorded_one(
         config = tiny_config(f"model.norm.name={norm}", "train.epochs=3")
         root = run_path(tmp_path, config)
         run_experiment(config, root)
-        found[norm] = [line["train/loss"] for line in RunDir(root).read_metrics()]
+        found[norm] = [line["train/loss"] for line in raw_metrics(RunDir(root))]
     if os.environ.get("BNLAB_WRITE_GOLDEN"):
         GOLDEN.write_text(json.dumps(found, indent=2) + "\n")
     golden = json.loads(GOLDEN.read_text())
@@ -584,14 +585,14 @@ def test_a_run_is_probed_every_epoch_and_once_at_its_end(
     probes = "probes=[fit, statistics]"
     run_experiment(tiny_config(probes), tmp_path / "read")
     run_experiment(tiny_config(probes, "train.test_every=null"), tmp_path / "unread")
-    read, unread = (RunDir(tmp_path / name).read_metrics() for name in ("read", "unread"))
+    read, unread = (raw_metrics(RunDir(tmp_path / name)) for name in ("read", "unread"))
     assert all("probe/eval_loss/train" in record for record in (*read, *unread))
     by_statistics = [[tag for tag in record if "test_accuracy/" in tag] for record in read]
     assert by_statistics[:-1] == [[]] * (len(read) - 1)
     assert len(by_statistics[-1]) == 3
     assert not any("test" in tag for record in unread for tag in record)
     plain = run_experiment(tiny_config(), tmp_path / "plain")
-    probed = RunDir(tmp_path / "read").read_summary()
+    probed = raw_summary(RunDir(tmp_path / "read"))
     assert probed["test/loss"] == plain["test/loss"]
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import MakeConfig
+from raw import raw_run
 from test_experiment import assert_same_run
 
 from bnlab.config import Config
 from bnlab.errors import ConfigError, StopRequestedError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir
 from bnlab.training import many
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
 from bnlab.training.loop import Position
@@ -72,7 +73,7 @@ def test_a_run_that_breaks_or_diverges_touches_no_other(
     assert ended["diverges"].summary is not None
     assert ended["diverges"].summary["status"] == "diverged"
     assert isinstance(ended["breaks"].error, OSError)
-    assert RunDir(tmp_path / "breaks").read_run()["status"] == "failed"
+    assert raw_run(RunDir(tmp_path / "breaks"))["status"] == "failed"
     assert isinstance(ended["refused"].error, ConfigError)
     assert ended["sound"].error is None
     assert_same_run(tmp_path / "alone", tmp_path / "sound")
@@ -127,7 +128,7 @@ def test_a_caller_that_takes_no_more_stops_the_runs_under_way(
     ended = run_many(jobs, at_once=2)
     assert next(ended).job.root.name == "short"
     ended.close()  # type: ignore[attr-defined]
-    assert RunDir(tmp_path / "long").read_run()["status"] == "preempted"
+    assert raw_run(RunDir(tmp_path / "long"))["status"] == "preempted"
 
 
 def test_a_run_without_memory_is_done_again_alone(

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raw import raw_metrics, roots_of
 
 from bnlab.errors import BnlabError, RefusedError
-from bnlab.records.rundir import (
+from bnlab.records import (
     LockedError,
     RunDir,
     StorageError,
-    find_runs,
     load_record,
+    read_summary,
     write_text,
 )
 
@@ -33,7 +34,7 @@ def test_a_run_is_finished_exactly_when_its_summary_is_there(tmp_path: Path) -> 
     assert not run_dir.finished
     run_dir.write_summary({"status": "done"})
     assert run_dir.finished
-    assert run_dir.read_summary()["status"] == "done"
+    assert read_summary(run_dir.files).status == "done"
 
 
 def test_metrics_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_metrics_come_back_as_they_were_written(tmp_path: Path) -> None:
     records = [{"epoch": 1, "train/loss": 0.1 + 0.2}, {"epoch": 2, "train/loss": 1e-300}]
     for record in records:
         run_dir.append_metrics(record)
-    assert run_dir.read_metrics() == records
+    assert raw_metrics(run_dir) == records
 
 
 def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path: Path) -> None:
@@ -59,8 +60,8 @@ def test_a_cut_off_last_line_is_left_out_and_remarked(tmp_path: Path) -> None:
     run_dir.append_metrics({"epoch": 1})
     with run_dir.metrics.open("a") as file:
         file.write('{"epoch": 2, "train/lo')
-    record = load_record(run_dir.root)
-    assert record.metrics == [{"epoch": 1}]
+    record = load_record(run_dir.files)
+    assert record.metrics == ({"epoch": 1},)
     assert "cut-off last line" in record.remarks[0]
 
 
@@ -68,7 +69,7 @@ def test_a_damaged_line_before_the_last_is_an_error_with_its_number(tmp_path: Pa
     run_dir = created(tmp_path / "s0")
     run_dir.metrics.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
     with pytest.raises(BnlabError, match=r"metrics\.jsonl:2"):
-        load_record(run_dir.root)
+        load_record(run_dir.files)
 
 
 def test_keeping_metrics_drops_the_epochs_that_will_be_trained_again(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     run_dir.run.write_text('{"schema_version": 99, "status": "done"}')
     with pytest.raises(BnlabError, match=r"schema version 99 is newer"):
-        load_record(run_dir.root)
+        load_record(run_dir.files)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"status": "done"}', "\x00\x01"])
@@ -95,7 +96,7 @@ def test_a_foreign_or_damaged_run_json_is_an_error_that_names_it(
     run_dir = created(tmp_path / "s0")
     run_dir.run.write_text(content)
     with pytest.raises(BnlabError, match=r"run\.json"):
-        load_record(run_dir.root)
+        load_record(run_dir.files)
 
 
 def test_a_damaged_checkpoint_is_recognized(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_path_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
 def test_only_one_process_holds_a_run_and_death_releases_it(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     code = (
-        "import sys, pathlib; from bnlab.records.rundir import RunDir\n"
+        "import sys, pathlib; from bnlab.records import RunDir\n"
         "with RunDir(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(run_dir.root)]
@@ -167,16 +168,16 @@ def test_runs_are_found_at_any_depth_and_nothing_inside_them(tmp_path: Path) -> 
     inside = tmp_path / "b" / "s0" / "deeper"
     inside.mkdir()
     (inside / "run.json").write_text("{}")
-    assert find_runs(tmp_path) == [tmp_path / n for n in ("a/x-1/s0", "a/x-1/s1", "b/s0")]
-    assert find_runs(tmp_path / "b" / "s0") == [tmp_path / "b" / "s0"]
+    assert roots_of(tmp_path) == [tmp_path / n for n in ("a/x-1/s0", "a/x-1/s1", "b/s0")]
+    assert roots_of(tmp_path / "b" / "s0") == [tmp_path / "b" / "s0"]
 
 
 def test_records_that_came_with_bnlab_are_found_only_when_asked_for(tmp_path: Path) -> None:
     created(tmp_path / "mine" / "s0")
     created(tmp_path / "reference" / "quick" / "s0")
     created(tmp_path / "mine2" / "reference" / "s0")
-    assert find_runs(tmp_path) == [tmp_path / "mine" / "s0", tmp_path / "mine2/reference/s0"]
-    assert find_runs(tmp_path / "reference") == [tmp_path / "reference" / "quick" / "s0"]
+    assert roots_of(tmp_path) == [tmp_path / "mine" / "s0", tmp_path / "mine2/reference/s0"]
+    assert roots_of(tmp_path / "reference") == [tmp_path / "reference" / "quick" / "s0"]
 
 
 def test_runs_behind_a_link_to_a_folder_are_found_once(tmp_path: Path) -> None:
@@ -185,18 +186,19 @@ def test_runs_behind_a_link_to_a_folder_are_found_once(tmp_path: Path) -> None:
     runs.mkdir()
     (runs / "claims").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "back").symlink_to(runs)
-    assert find_runs(runs) == [runs / "claims" / "x-1" / "s0"]
+    assert roots_of(runs) == [runs / "claims" / "x-1" / "s0"]
     (runs / "again").symlink_to(tmp_path / "disk")
-    assert find_runs(runs) == [runs / "again" / "x-1" / "s0"]
+    assert roots_of(runs) == [runs / "again" / "x-1" / "s0"]
 
 
 def test_status_and_seed_are_read_from_the_record(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
-    record = load_record(run_dir.root)
-    assert (record.status, record.seed, record.summary) == ("running", 3, None)
+    record = load_record(run_dir.files)
+    assert (record.status, record.config.seed, record.summary) == ("running", 3, None)
+    run_dir.write_run({"status": "running", "config_hash": record.config.hash})
     summary: dict[str, Any] = {"status": "diverged"}
     run_dir.write_summary(summary)
-    assert load_record(run_dir.root).status == "diverged"
+    assert load_record(run_dir.files).status == "diverged"
 
 
 @pytest.mark.parametrize("content", ["{}", '{"status": "soon"}', "[]", ""])
@@ -206,4 +208,4 @@ def test_a_summary_that_bnlab_did_not_write_is_an_error_that_names_it(
     run_dir = created(tmp_path / "s0")
     run_dir.summary.write_text(content)
     with pytest.raises(BnlabError, match=r"summary\.json"):
-        run_dir.read_summary()
+        read_summary(run_dir.files)

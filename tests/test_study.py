@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TINY
+from raw import raw_metrics, raw_run, raw_summary, roots_of
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.records.rundir import RunDir, find_runs
+from bnlab.records import RunDir
 from bnlab.study.estimate import estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -324,7 +325,7 @@ def test_the_best_value_is_that_of_the_best_mean(
     fake_tuning(file, made)
     choice = survey(file).choices["none"]
     assert choice.point == (("optim.lr", best),)
-    assert choice.on_edge == (("optim.lr",) if edge else ())
+    assert tuple(choice.edges) == (("optim.lr",) if edge else ())
 
 
 def test_the_smallest_loss_can_be_what_is_selected(write: Write) -> None:
@@ -385,8 +386,8 @@ def test_planning_writes_nothing_and_counts_every_state(write: Write) -> None:
     RunDir(cut.root).write_run({"status": "running"})
     RunDir(failed.root).create(failed.config.to_yaml(), "", None)
     RunDir(failed.root).write_run({"status": "failed", "error": "OSError: the cat"})
-    before = everything(file.parent)
     with RunDir(missing.root.parent / "s4").lock():
+        before = everything(file.parent)
         found = survey(file)
     row = next(row for row in found.rows if row.arm == "none")
     assert row.states == ("done", "diverged", "cut off", "failed", "running")
@@ -445,8 +446,8 @@ def test_a_study_runs_both_stages_and_then_has_nothing_left_to_do(write: Write) 
     assert finished.failures == {}
     assert finished.survey.total == finished.survey.count("done", "diverged") == 6
     for row in finished.survey.rows:
-        record = RunDir(row.cells[0].root).read_summary()
-        read = RunDir(row.cells[0].root).read_run()
+        record = raw_summary(RunDir(row.cells[0].root))
+        read = raw_run(RunDir(row.cells[0].root))
         assert ("test/accuracy" in record) == (row.stage == "final")
         assert (read["arm"], read["dataset"]["train_images"]) == (
             row.arm,
@@ -520,7 +521,7 @@ def test_an_extended_grid_keeps_what_was_trained_at_the_old_choice(write: Write)
     assert {row.point for row in finished.survey.rows if row.stage == "final"} == {
         (("optim.lr", 0.1),)
     }
-    assert len(find_runs(file.parent / "runs")) == 6 + 2 + 2
+    assert len(roots_of(file.parent / "runs")) == 6 + 2 + 2
 
 
 def test_runs_in_threads_are_the_runs_that_they_would_be_alone(write: Write) -> None:
@@ -531,8 +532,7 @@ def test_runs_in_threads_are_the_runs_that_they_would_be_alone(write: Write) -> 
         options = StudyOptions(executor=executor, device="cpu", jobs=2)
         assert run_study(load(file), folder, options).failures == {}
         curves[executor] = [
-            [line["train/loss"] for line in RunDir(root).read_metrics()]
-            for root in find_runs(folder)
+            [line["train/loss"] for line in raw_metrics(RunDir(root))] for root in roots_of(folder)
         ]
     assert len(curves["inline"]) == 4
     assert curves["inline"] == curves["threads"]
@@ -571,7 +571,7 @@ def runs_of(file: Path) -> list[str]:
 
 
 def attempts(found: Survey) -> list[int]:
-    return [len(RunDir(cell.root).read_run()["attempts"]) for cell in cells(found)]
+    return [len(raw_run(RunDir(cell.root))["attempts"]) for cell in cells(found)]
 
 
 def until(fact: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -615,7 +615,7 @@ def test_a_run_is_the_same_after_others_in_a_process_as_alone(write: Write, tmp_
         assert len(children) == 1
 
     def measured(root: Path) -> list[dict[str, Any]]:
-        records = RunDir(root).read_metrics()
+        records = raw_metrics(RunDir(root))
         clocks = {"seconds", "images_per_second"}
         return [{k: v for k, v in record.items() if k not in clocks} for record in records]
 

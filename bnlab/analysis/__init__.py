@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bnlab.analysis.arms import choose_baseline, differing_factors, make_arms, varying_keys
-from bnlab.analysis.provenance import caveats, gather_facts, mixed_line, refuse_mixed
+from bnlab.analysis.audit import Subject, audit
+from bnlab.analysis.provenance import caveats, gather_facts, refuse_mixed, show_fact
 from bnlab.analysis.results import (
     ALPHA,
     LEVEL,
@@ -31,7 +32,7 @@ from bnlab.analysis.results import (
     make_metric,
     score_of,
 )
-from bnlab.analysis.runs import Remark, Run, load_runs, run_folders
+from bnlab.analysis.runs import Run, load_runs
 from bnlab.analysis.training import (
     choose_target,
     find_arrivals,
@@ -41,6 +42,7 @@ from bnlab.analysis.training import (
 )
 from bnlab.analysis.views import make_result, make_views, respond
 from bnlab.errors import ConfigError, did_you_mean
+from bnlab.records import Remark
 
 __all__ = [
     "ALPHA",
@@ -66,9 +68,8 @@ __all__ = [
     "load_runs",
     "make_metric",
     "make_result",
-    "mixed_line",
-    "run_folders",
     "score_of",
+    "show_fact",
 ]
 
 
@@ -85,20 +86,20 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
     arms, tuned = make_arms(runs, options.tuned, notes)
     arms = [left for arm in arms if (left := _with_metric(arm, metric, notes))]
     kept = sorted((run for a in arms for run in (*a.runs, *a.tuning)), key=lambda run: run.path)
-    facts = gather_facts(kept)
     if not options.allow_mixed:
-        refuse_mixed(kept, facts)
+        refuse_mixed(kept, audit(Subject("comparison", runs)))
     final = [arm for arm in arms if arm.runs]
     baseline, reason = choose_baseline(arms if options.baseline else final, options.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]
     responses = tuple(respond(arm, tuned, metric) for arm in arms) if tuned else ()
     views, cells = make_views(arms, tuned, metric, responses, options.margin)
     target, tag = choose_target(cells, options)
+    audited = audit(_subject(runs, responses, views[0]))
     return Comparison(
         metric=metric,
         margin=options.margin,
         studies=tuple(sorted({run.study for run in kept})),
-        caveats=caveats(kept, facts),
+        caveats=caveats(kept, audited),
         arms=tuple(arms),
         baseline=baseline.name,
         baseline_reason=reason,
@@ -112,9 +113,20 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
         curves=mean_curves(cells),
         probes=summarize_probes(cells),
         varying=varying_keys(arms, tuned),
-        facts=facts,
+        facts=gather_facts(kept),
+        audit=audited,
         runs=tuple(kept),
         remarks=tuple(notes),
+    )
+
+
+def _subject(runs: Sequence[Run], responses: Sequence[Response], view: View) -> Subject:
+    return Subject(
+        "comparison",
+        runs,
+        choices={response.arm: response.choice for response in responses},
+        seeds={effect.arm: (effect.n, effect.verdict_n) for effect in view.effects},
+        factors={effect.arm: effect.factors for effect in view.effects},
     )
 
 

@@ -5,13 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bnlab.analysis.audit import STAGE_KEYS
 from bnlab.analysis.results import Arm
-from bnlab.analysis.runs import Remark, Run
+from bnlab.analysis.runs import Run
 from bnlab.config import ABSENT
 from bnlab.errors import ConfigError, did_you_mean
-
-STAGE_KEYS = ("dataset.val_size", "dataset.train_size", "train.test_every")
-"""Keys in which tuning runs, with images held out, differ from the final runs of the same arm."""
+from bnlab.records import Remark
 
 NORM = "model.norm.name"
 

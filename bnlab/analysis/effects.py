@@ -89,7 +89,8 @@ def _pairing_faults(
         ("init_hash", "initial weights differ"),
     ):
         pairs = {
-            seed: (treated[seed].facts.get(key), control[seed].facts.get(key)) for seed in common
+            seed: (getattr(treated[seed].facts, key), getattr(control[seed].facts, key))
+            for seed in common
         }
         unknown = [seed for seed, pair in pairs.items() if None in pair]
         if unknown:

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnlab.analysis.runs import Array, Remark, Run
+from bnlab.analysis.audit import Audited
+from bnlab.analysis.choose import Choice
+from bnlab.analysis.runs import Array, Run
 from bnlab.analysis.stats import Equivalence, Interval, Speedup, TimeToTarget
+from bnlab.records import Remark
 
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
@@ -197,16 +200,26 @@ class Response:
         arm: Its name.
         metric: Tag by which values are judged.
         points: Results by value, rising.
-        best: The value with the best mean.
-        edge: `low` or `high` if that is the least or greatest value tried: the optimum may lie
-            beyond; None inside the grid; `single` if only one value was tried.
+        choice: The best of them.
     """
 
     arm: str
     metric: str
     points: tuple[Result, ...]
-    best: float
-    edge: Literal["low", "high", "single"] | None
+    choice: Choice
+
+    @property
+    def best(self) -> float:
+        """The value with the best mean."""
+        [(_, value)] = self.choice.point
+        return float(value)
+
+    @property
+    def edge(self) -> Literal["low", "high", "single"] | None:
+        """Whether that is the least or greatest value tried, or the only one; None inside."""
+        if len(self.points) == 1:
+            return "single"
+        return next(iter(self.choice.edges.values()), None)
 
 
 @dataclass(frozen=True)
@@ -337,6 +350,7 @@ class Comparison:
         probes: Likewise.
         varying: Configuration keys in which arms differ, with the arms' values in order.
         facts: Provenance.
+        audit: What every check says of the runs and of what is built on them.
         runs: Every run compared.
         remarks: What was left out or mended.
     """
@@ -359,11 +373,28 @@ class Comparison:
     probes: tuple[Probe, ...]
     varying: Mapping[str, tuple[Any, ...]]
     facts: tuple[Fact, ...]
+    audit: tuple[Audited, ...]
     runs: tuple[Run, ...]
     remarks: tuple[Remark, ...] = field(default=())
 
 
-def score_of(run: Run, metric: Metric) -> float | None:
+class Finished(Protocol):
+    """What a score is read from: a `Run`, or less of one."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training broke down or learned nothing."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def final(self) -> Mapping[str, float | None]:
+        """Values by tag at its end."""
+
+
+def score_of(run: Finished, metric: Metric) -> float | None:
     """A run's value of the metric; chance if it diverged; None if it has none."""
     chance = metric.chance(run.classes)
     if run.diverged and chance is not None and metric.name in run.final:

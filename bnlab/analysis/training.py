@@ -128,7 +128,7 @@ def measure_costs(cells: Cells) -> tuple[Cost, ...]:
         speeds = _medians(runs, "images_per_second")
         mean = float(np.mean(seconds)) if seconds else None
         base = costs[0].seconds_per_epoch if costs else mean
-        counts = [run.facts.get("parameters") for run in runs]
+        counts = [run.facts.parameters for run in runs]
         parameters = {count for count in counts if isinstance(count, int)}
         costs.append(
             Cost(

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from bnlab.analysis.arms import runs_at, settings_of
+from bnlab.analysis.choose import Point, choose
 from bnlab.analysis.effects import judge, make_effect
 from bnlab.analysis.results import LEVEL, Arm, Metric, Response, Result, View, make_metric, score_of
 from bnlab.analysis.runs import Run
@@ -43,23 +44,22 @@ def respond(arm: Arm, tuned: str, metric: Metric) -> Response:
     points = tuple(
         make_result(arm.name, value, runs_at(runs, tuned, value), judge) for value in settings
     )
-    sign = 1 if judge.higher_is_better else -1
-    best = max(
-        points, key=lambda point: (sign * point.mean, -settings.index(_known(point.setting)))
+    scores: dict[Point, list[float]] = {
+        ((tuned, point.setting),): list(point.scores.values()) for point in points
+    }
+    choice = choose(
+        scores,
+        images=images_of(runs, judge),
+        higher_is_better=judge.higher_is_better,
     )
-    edge: Literal["low", "high", "single"] | None = None
-    if len(points) == 1:
-        edge = "single"
-    elif best is points[0]:
-        edge = "low"
-    elif best is points[-1]:
-        edge = "high"
-    return Response(arm.name, judge.name, points, _known(best.setting), edge)
+    return Response(arm.name, judge.name, points, choice)
 
 
-def _known(setting: float | None) -> float:
-    assert setting is not None
-    return setting
+def images_of(runs: Sequence[Run], metric: Metric) -> int:
+    """Images that an accuracy was taken on, if all runs agree and say so; else 0."""
+    split = metric.name.partition("/")[0]
+    counts = {getattr(run.facts.dataset, f"{split}_images", 0) for run in runs}
+    return counts.pop() if len(counts) == 1 and metric.name.endswith("accuracy") else 0
 
 
 Cells: TypeAlias = list[tuple[Arm, float | None, tuple[Run, ...]]]
@@ -111,9 +111,9 @@ def _best_cells(
         chosen = response.best
         if chosen not in present:
             among = [point for point in response.points if point.setting in present]
-            chosen = (
-                _known(max(among, key=lambda point: point.mean).setting) if among else present[0]
-            )
+            means = response.choice.means
+            near = max(among, key=lambda point: means[(tuned, point.setting),], default=None)
+            chosen = present[0] if near is None else float(near.setting or 0)
             notes.append(
                 f"{arm.name}: its best {short} {response.best:g} has no final runs; "
                 f"{chosen:g} is shown"

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from bnlab.config import Config
 from bnlab.errors import BnlabError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir
 from bnlab.training.accelerate import hold_lr
 from bnlab.training.datasets import load_splits, torchvision_datasets
 from bnlab.training.device import (

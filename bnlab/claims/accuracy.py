@@ -8,7 +8,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
 )
@@ -38,7 +37,6 @@ def measure(evidence: Evidence) -> Contrast:
             ),
         ],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence, ("none", "batch")),
     )
 
 
@@ -64,6 +62,7 @@ CLAIMS.register("accuracy")(
         "network at 20 epochs: whoever trains once cannot see less.",
         unit="pp",
         arms=("none", "batch"),
+        at_best=("none", "batch"),
         measure=measure,
         judge=judge_effect,
     )

@@ -299,6 +299,8 @@ class Claim:
         arms: Arms of its study that the effect is made of.
         measure: From evidence to the contrast.
         judge: From the contrast and its corrected limits to the verdict.
+        at_best: Arms that the effect compares at their best learning rate; none of these may lie
+            on the grid's edge.
     """
 
     name: str
@@ -313,6 +315,7 @@ class Claim:
     arms: tuple[str, ...]
     measure: Callable[[Evidence], Contrast]
     judge: "Judge"
+    at_best: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -457,15 +460,6 @@ def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int |
         return None
     n = max(required_n(distance, spread, ALPHA / FAMILY), interval.n + 1, MIN_N)
     return n if n <= MAX_N else None
-
-
-def edge_guard(evidence: Evidence, arms: Sequence[str]) -> str:
-    """Why arms may not be compared each at its best: a best learning rate at the grid's edge."""
-    edges = [arm for arm in evidence.edges if arm in arms]
-    if not edges:
-        return ""
-    named = ", ".join(f"{arm} ({evidence.chosen[arm]:g})" for arm in edges)
-    return f"the best lr lies at the edge of the grid in {named}: a better one may lie beyond"
 
 
 def best_lrs(evidence: Evidence) -> str:

@@ -16,7 +16,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
     make_median_contrast,
@@ -126,15 +125,12 @@ def measure(evidence: Evidence) -> Contrast:
         "test accuracy, %",
         tuple(Line(norm, budgets, found) for norm, found in scores.items()),
     )
-    edge = edge_guard(evidence, ("none", "batch"))
     if not outside:
-        return make_contrast(saved, details, remarks, edge, chart)
+        return make_contrast(saved, details, remarks, chart=chart)
     told = f"the target is reached outside the budgets: {', '.join(outside)}"
     remarks.append(f"{told}; so the effect is a median of bounds, and numbers beside take the ends")
     unknown = np.isneginf(low).mean() > UNKNOWN_SHARE
-    return make_median_contrast(
-        low, high, details, remarks, edge or (told if unknown else ""), chart
-    )
+    return make_median_contrast(low, high, details, remarks, told if unknown else "", chart)
 
 
 CLAIMS.register("convergence")(
@@ -163,6 +159,7 @@ CLAIMS.register("convergence")(
         reason="A quarter more epochs: less is saved or lost by the choice of a schedule.",
         unit="octaves",
         arms=tuple(a for n in ("none", "batch") for a in (*(f"{n}_{b}" for b in SHORTER), n)),
+        at_best=("none", "batch"),
         measure=measure,
         judge=judge_effect,
     )

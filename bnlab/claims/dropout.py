@@ -14,7 +14,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
 )
@@ -99,7 +98,6 @@ def measure(evidence: Evidence) -> Contrast:
         without - with_bn,
         [*details, *_gaps(evidence)],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence, ("none", "none_dropout", "batch", "batch_dropout")),
     )
 
 
@@ -140,6 +138,7 @@ CLAIMS.register("dropout")(
         "network at 20 epochs.",
         unit="pp",
         arms=("none", "none_dropout", "batch", "batch_dropout"),
+        at_best=("none", "none_dropout", "batch", "batch_dropout"),
         measure=measure,
         judge=judge_effect,
     )

@@ -1,7 +1,7 @@
 """From run directories to a claim's evidence, without torch.
 
-A run belongs to a cell of the claim's study if its configuration has the same hash, whatever it
-probes. Which study the run was trained for does not matter.
+A run belongs to a cell of the claim's study if its configuration has the cell's hash. Which study
+it was trained for does not matter.
 """
 
 import math
@@ -9,21 +9,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bnlab.analysis import Run, make_metric, score_of
+from bnlab.analysis.choose import Choice, Point, choose
+from bnlab.analysis.views import images_of
 from bnlab.claims.base import Array, Evidence
-from bnlab.config import Config, flatten, parse_override, resolved_hash
+from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
-from bnlab.study.file import Plan, Point, Stage, load_plan
+from bnlab.study.file import Plan, Stage, load_plan, stored_layer
 
 PRESETS = ("full", "quick", "smoke")
 """From the strongest evidence to none."""
 
 SHARED = "claims"
 """Folder below runs/ in which all claims share their runs."""
+
+SMOKE_GUARD = "the preset smoke only proves that everything works; it never gives a verdict"
 
 LR = "optim.lr"
 
@@ -44,9 +47,9 @@ def study_file(name: str) -> Path:
     raise ConfigError(f"{path}: missing; install bnlab again, or run it from a whole checkout")
 
 
-def stored_study(runs_dir: Path, name: str, preset: str) -> Path:
-    """Where a claim's study is kept as it was run."""
-    return runs_dir / SHARED / f"{name}-{preset}.yaml"
+def stored_study(name: str, preset: str) -> str:
+    """Where a claim's study is kept as it was run, below the runs folder."""
+    return f"{SHARED}/{name}-{preset}.yaml"
 
 
 def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
@@ -55,7 +58,7 @@ def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
         study_file(name),
         name=SHARED,
         preset=preset,
-        stored=stored_study(runs_dir, name, preset),
+        stored=stored_layer(runs_dir, stored_study(name, preset)),
     )
 
 
@@ -79,23 +82,20 @@ def refuse_bending(overrides: Sequence[str]) -> None:
 
 
 class RunIndex:
-    """Finished runs by their configuration; of two alike, the one that recorded more counts."""
+    """Finished runs by their configuration's hash; of two alike, the first by path counts."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        self._by_hash: dict[str, dict[int, Run]] = defaultdict(dict)
+        self._runs: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
         for run in runs:
-            same = self._by_hash[_hash(run.config)]
-            if run.seed not in same or len(run.final) > len(same[run.seed].final):
-                same[run.seed] = run
+            self._runs[run.hash][run.seed].append(run)
 
     def runs_of(self, config: Config) -> dict[int, Run]:
         """The runs of a configuration, by seed."""
-        return self._by_hash.get(_hash(config.resolved()), {})
+        return {seed: alike[0] for seed, alike in self._runs.get(config.hash, {}).items()}
 
-
-def _hash(config: Mapping[str, Any]) -> str:
-    """The hash of a resolved configuration without its probes: they leave no trace on a run."""
-    return resolved_hash({**config, "probes": []})
+    def all_like(self, runs: Iterable[Run]) -> tuple[Run, ...]:
+        """These runs and all records of the same configuration and seed."""
+        return tuple(alike for run in runs for alike in self._runs[run.hash][run.seed])
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +108,8 @@ class Gathered:
         total: Runs that the study needs, as far as known.
         evidence: None until every run is finished.
         runs: The finished runs, in the study's order.
+        records: These, and further records of the same runs.
+        choices: What tuning chose, by arm.
         scope: For what a verdict would hold, in words.
         guard: Why no verdict may be built on these runs; "" if nothing stands against one.
     """
@@ -117,6 +119,8 @@ class Gathered:
     total: int
     evidence: Evidence | None
     runs: tuple[Run, ...]
+    records: tuple[Run, ...]
+    choices: Mapping[str, Choice]
     scope: str
     guard: str
 
@@ -125,12 +129,8 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     """Find the runs of a claim's study."""
     cells = _Cells(plan, index)
     sweep = {arm: scores for arm in plan.tuned_arms if (scores := cells.sweep(arm)) is not None}
-    # Ties go to the smaller value, as in the study that was trained.
-    chosen: dict[str, Point] = {
-        arm: min(plan.points, key=lambda point: (-means[point], _lr(point)))
-        for arm, scores in sweep.items()
-        for means in [dict(zip(plan.points, scores.mean(axis=0), strict=True))]
-    }
+    choices = {arm: cells.choice(arm, scores) for arm, scores in sweep.items()}
+    chosen = {arm: choice.point for arm, choice in choices.items()}
     follow, other = plan.spec.follow, plan.spec.same_as
     leaders = {arm: follow.get(arm, arm) for arm in plan.spec.arms}
     best = {arm: chosen[leader] for arm, leader in leaders.items() if leader in chosen}
@@ -157,8 +157,10 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         total,
         _evidence(plan, preset, cells, best, same, sweep) if len(runs) == total else None,
         runs,
+        index.all_like(runs),
+        choices,
         _scope(plan, preset, runs),
-        _guard(preset, runs, plan),
+        SMOKE_GUARD if preset == "smoke" else "",
     )
 
 
@@ -184,6 +186,12 @@ class _Cells:
         if any(len(column) < len(seeds) for column in columns):
             return None
         return np.column_stack([_scores(column, seeds, SCORED["tune"]) for column in columns])
+
+    def choice(self, arm: str, scores: Array) -> Choice:
+        """What tuning chose, from validation scores: (tuning seeds, points)."""
+        runs = [run for p in self.plan.points for run in self.runs("tune", arm, p).values()]
+        by_point = dict(zip(self.plan.points, scores.T.tolist(), strict=True))
+        return choose(by_point, images=images_of(runs, make_metric(SCORED["tune"])))
 
     def sweep_diverged(self, arm: str) -> Array:
         """1 for every tuning run that diverged, else 0: (tuning seeds, points)."""
@@ -285,16 +293,14 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
     config = plan.configs["final", next(iter(plan.spec.arms)), plan.points[0]]
     size = config.dataset.train_size
     images = f"{size:,} training images" if size else "all training images"
-    notes = sorted({str(run.facts.get("dataset", {}).get("note", "")) for run in runs} - {""})
+    notes = sorted({str(run.facts.dataset.note) for run in runs} - {""})
     network = (
         "-".join(map(str, config.model.widths))
         + " conv, "
         + ("-".join(map(str, config.model.hidden)) or "no")
         + " hidden"
     )
-    machines = sorted(
-        {f"{run.facts.get('device', '?')} {run.facts.get('precision', '?')}" for run in runs}
-    )
+    machines = sorted({f"{run.facts.device} {run.facts.precision}" for run in runs})
     parts = [
         f"preset {preset}",
         f"{config.dataset.name}" + (f" ({'; '.join(notes)})" if notes else ""),
@@ -306,18 +312,3 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
         *machines,
     ]
     return ", ".join(parts)
-
-
-def _guard(preset: str, runs: Sequence[Run], plan: Plan) -> str:
-    if preset == "smoke":
-        return "the preset smoke only proves that everything works; it never gives a verdict"
-    configs = plan.configs.values()
-    if any(config.dataset.name == "synthetic" for config in configs):
-        return "synthetic images never give a verdict"
-    for what, values in (
-        ("precisions", {str(run.facts.get("precision")) for run in runs}),
-        ("data sets", {str(run.facts.get("dataset", {}).get("checksum")) for run in runs}),
-    ):
-        if len(values) > 1:
-            return f"runs of different {what} are mixed ({', '.join(sorted(values))})"
-    return ""

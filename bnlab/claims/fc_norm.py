@@ -8,7 +8,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
 )
@@ -26,7 +25,6 @@ def measure(evidence: Evidence) -> Contrast:
             detail("fc only - conv only", best["fc"] - best["conv"]),
         ],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence, ("both", "conv")),
     )
 
 
@@ -51,6 +49,7 @@ CLAIMS.register("fc_norm")(
         "network at 20 epochs, whose hidden layer holds 92 % of the parameters.",
         unit="pp",
         arms=("conv", "both"),
+        at_best=("both", "conv"),
         measure=measure,
         judge=judge_effect,
     )

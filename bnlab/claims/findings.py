@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnlab.analysis import Remark, load_runs
+from bnlab.analysis import load_runs
+from bnlab.analysis.audit import Audited, Subject, audit, audit_as_data, barring
 from bnlab.analysis.stats import Interval
 from bnlab.claims.base import CLAIMS, MIN_N, RULE, SCALES, Claim, Contrast, Verdict, judge_together
 from bnlab.claims.evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
+from bnlab.records import Remark
 
 DEFAULT_PRESET = "quick"
 """What a claim of which nothing is at hand is best tried with first."""
@@ -27,6 +29,7 @@ class Finding:
             missing.
         verdict: What may be said.
         command: What would test it, or test it better; "" where no more can be run.
+        audit: What every check says of its runs; nothing while some are missing.
     """
 
     claim: Claim
@@ -34,6 +37,7 @@ class Finding:
     contrast: Contrast | None
     verdict: Verdict
     command: str
+    audit: tuple[Audited, ...] = ()
 
     @property
     def n(self) -> int:
@@ -57,18 +61,33 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
     index = RunIndex(runs)
     gathered = {name: _strongest(name, runs_dir, index) for name in CLAIMS}
     contrasts: dict[str, Contrast] = {}
+    audits: dict[str, tuple[Audited, ...]] = {}
     for name, one in gathered.items():
         if one.evidence is not None:
             measured = CLAIMS[name].measure(one.evidence)
-            contrasts[name] = replace(measured, guard=one.guard or measured.guard)
+            audits[name] = _audit(CLAIMS[name], one, measured)
+            barred = "; ".join(line for bar in barring(audits[name]) for line in bar.said)
+            contrasts[name] = replace(measured, guard=one.guard or barred or measured.guard)
     judged = judge_together([(CLAIMS[name], contrast) for name, contrast in contrasts.items()])
     verdicts = dict(zip(contrasts, judged, strict=True))
     findings = []
     for name, one in gathered.items():
         verdict = verdicts.get(name) or _unfinished(one)
         command = _command(name, one, verdict, runs_dir)
-        findings.append(Finding(CLAIMS[name], one, contrasts.get(name), verdict, command))
+        found = contrasts.get(name), verdict, command, audits.get(name, ())
+        findings.append(Finding(CLAIMS[name], one, *found))
     return findings, remarks
+
+
+def _audit(claim: Claim, gathered: Gathered, contrast: Contrast) -> tuple[Audited, ...]:
+    subject = Subject(
+        "claim",
+        gathered.records,
+        choices=gathered.choices,
+        at_best=claim.at_best,
+        seeds={"": (len(contrast.differences), MIN_N)},
+    )
+    return audit(subject)
 
 
 def _strongest(name: str, runs_dir: Path, index: RunIndex) -> Gathered:
@@ -147,6 +166,7 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
             for d in (contrast.details if contrast else ())
         ],
         "remarks": list(contrast.remarks) if contrast else [],
+        "audit": audit_as_data(finding.audit),
         "arms": _arms_as_data(finding),
         "command": finding.command or None,
     }

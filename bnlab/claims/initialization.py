@@ -13,7 +13,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
     named_range,
@@ -53,8 +52,7 @@ def measure(evidence: Evidence) -> Contrast:
             *([detail("with Xavier and orthogonal", reduction(everything))] if careful else []),
         ],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence, ("none", "batch")),
-        Chart(
+        chart=Chart(
             "Test accuracy by the gain on He's initialization.",
             "gain",
             "test accuracy, %",
@@ -91,6 +89,7 @@ CLAIMS.register("initialization")(
             for norm in ("none", "batch")
             for arm in (norm, *(f"{norm}_{way}" for way in GAINS + SCHEMES))
         ),
+        at_best=("none", "batch"),
         measure=measure,
         judge=judge_effect,
     )

@@ -16,7 +16,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
 )
@@ -42,7 +41,6 @@ def measure(evidence: Evidence) -> Contrast:
             ),
         ],
         [best_lrs(evidence), *divergences(evidence)],
-        edge_guard(evidence, ("before", "after")),
     )
 
 
@@ -87,6 +85,7 @@ CLAIMS.register("placement")(
         "network at 20 epochs: a place that gains less is no reason to move a layer.",
         unit="pp",
         arms=("before", "after"),
+        at_best=("before", "after"),
         measure=measure,
         judge=judge,
     )

@@ -16,7 +16,6 @@ from bnlab.claims.base import (
     best_lrs,
     detail,
     divergences,
-    edge_guard,
     judge_effect,
     make_contrast,
 )
@@ -54,8 +53,7 @@ def measure(evidence: Evidence) -> Contrast:
             *_small_steps(evidence),
         ],
         [best_lrs(evidence), *divergences(evidence), *_tested_by(evidence)],
-        edge_guard(evidence, ("batch", "ghost_8")),
-        Chart(
+        chart=Chart(
             "Test accuracy by the number of images behind the statistics, at one SGD batch of "
             f"{BATCH}; group norm takes none from the batch.",
             "images behind the statistics",
@@ -148,6 +146,7 @@ CLAIMS.register("small_batch")(
         "network at 20 epochs: less would make nobody change the norm or the batch.",
         unit="pp",
         arms=("batch", "ghost_8"),
+        at_best=("batch", "ghost_8"),
         measure=measure,
         judge=judge_effect,
     )

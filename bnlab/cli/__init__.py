@@ -124,7 +124,7 @@ def train(
 ) -> None:
     """Train one run and record it; its directory is the last line on stdout."""
     settled = _load(config, sets, seed=seed, name=name)
-    from bnlab.records.rundir import RunDir
+    from bnlab.records import RunDir, read_summary
     from bnlab.training.experiment import RunOptions, run_experiment, run_path
     from bnlab.training.provenance import git_state
 
@@ -136,7 +136,7 @@ def train(
         typer.echo(root)
         return
     if if_exists == "skip" and RunDir(root).finished:
-        summary = RunDir(root).read_summary()
+        summary = read_summary(RunDir(root).files).as_data()
     else:
         from bnlab.cli.console import watching
 
@@ -206,12 +206,12 @@ def diff(
 
 def _resolved(path: Path) -> dict[str, Any]:
     """The resolved configuration of a file, or of a run without loading torch."""
-    from bnlab.records.rundir import RunDir
+    from bnlab.records import RunDir, read_config
 
     if path.is_dir():
         if not RunDir(path).started:
             raise ConfigError(f"{path}: neither a run directory nor a configuration file")
-        return RunDir(path).read_config()
+        return read_config(RunDir(path).files).resolved()
     return _load([path], None).resolved()
 
 
@@ -607,7 +607,7 @@ def claims_run(
             runs_dir=runs_dir,
             name=SHARED,
             preset=preset,
-            stored=stored_study(runs_dir, name, preset),
+            stored=stored_study(name, preset),
         )
         if dry_run:
             survey = survey_study(plan, runs_dir)

@@ -5,6 +5,7 @@ from bnlab.config.resolve import (
     build_config,
     build_section,
     load_config,
+    read_resolved,
     restore_config,
 )
 from bnlab.config.schema import (
@@ -59,6 +60,7 @@ __all__ = [
     "parse_override",
     "parse_yaml",
     "read_file",
+    "read_resolved",
     "resolved_hash",
     "restore_config",
     "sublayer",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from bnlab.config.faults import describe_all, explain
-from bnlab.config.reading import parse_override, read_file
+from bnlab.config.reading import parse_override, parse_yaml, read_file
 from bnlab.config.schema import Config, Section
 from bnlab.config.tree import KeyPath, Layer, merge_layers
 from bnlab.errors import ConfigError
@@ -70,6 +70,19 @@ def build_config(layers: Sequence[Layer]) -> Config:
     if faults or config is None:
         raise ConfigError(describe_all(faults, merged.marks))
     return restore_config(_meaningful(config))
+
+
+def read_resolved(text: str, source: str) -> Config:
+    """A configuration as bnlab wrote it into a run directory; it hashes alike.
+
+    Raises:
+        ConfigError: With every fault found, one a line.
+    """
+    layer = parse_yaml(text, source)
+    config, faults = _validate(Config, layer.tree)
+    if config is None:
+        raise ConfigError(describe_all(faults, layer.marks))
+    return config
 
 
 def restore_config(resolved: Mapping[str, Any]) -> Config:

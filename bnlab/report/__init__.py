@@ -7,7 +7,7 @@ the renderers turn into their format. The same runs give the same bytes.
 from pathlib import Path
 
 from bnlab.analysis import Comparison
-from bnlab.records.rundir import StorageError, write_text
+from bnlab.records import StorageError, write_text
 from bnlab.report.blocks import Plot
 from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
 

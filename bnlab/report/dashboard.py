@@ -15,7 +15,7 @@ from typing import Any
 
 from bnlab.config import UNHASHED, flatten
 from bnlab.errors import BnlabError, ConfigError
-from bnlab.records.rundir import RunDir, find_runs
+from bnlab.records import RunDir, find_runs, read_config
 
 REFRESH_SECONDS = 5.0
 """How often new runs are looked for while the dashboard is up."""
@@ -60,11 +60,12 @@ def link_runs(roots: Sequence[Path], folder: Path) -> list[str]:
 
     Links of earlier calls that no longer fit are taken away.
     """
-    runs = [run for root in roots for run in find_runs(root) if RunDir(run).tensorboard.is_dir()]
+    found = (run for run in find_runs(roots).runs if run.packed is None)
+    runs = [run.root for run in found if RunDir(run.root).tensorboard.is_dir()]
     configs: dict[Path, Mapping[str, Any]] = {}
     for run in runs:
         try:
-            configs[run] = RunDir(run).read_config()
+            configs[run] = read_config(RunDir(run).files).resolved()
         except BnlabError:
             continue  # being created right now, or damaged: the next refresh may see it
     wanted = {

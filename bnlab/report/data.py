@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bnlab.analysis import Comparison, Run
+from bnlab.analysis import Comparison, Response, Run
+from bnlab.analysis.audit import Audited, audit_as_data
+from bnlab.analysis.choose import Choice
 from bnlab.errors import ConfigError
 
 SCHEMA_VERSION = 1
@@ -21,6 +23,8 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
     """Every number of a comparison as plain data; what is not finite becomes None."""
     data = _plain(comparison)
     assert isinstance(data, dict)
+    data["audit"] = audit_as_data(comparison.audit)
+    data["responses"] = [_response(response) for response in comparison.responses]
     data["runs"] = [_run(run) for run in comparison.runs]
     data["arms"] = [
         {
@@ -39,8 +43,21 @@ def to_json(comparison: Comparison) -> str:
     return json.dumps(to_data(comparison), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _response(response: Response) -> dict[str, Any]:
+    near = [float(value) for point in response.choice.near for _, value in point]
+    return {
+        "arm": response.arm,
+        "metric": response.metric,
+        "points": _plain(response.points),
+        "best": response.best,
+        "near": near,
+        "edge": response.edge,
+    }
+
+
 def _run(run: Run) -> dict[str, Any]:
     names = ("init_hash", "data_order_hash", "device", "precision", "git", "dataset", "parameters")
+    facts = run.facts.model_dump(mode="json")
     return {
         "path": run.path,
         "study": run.study,
@@ -48,7 +65,7 @@ def _run(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "status": run.status,
         "final": _plain(run.final),
-        **{name: _plain(run.facts.get(name)) for name in names},
+        **{name: facts.get(name) for name in names},
     }
 
 
@@ -57,14 +74,14 @@ def _plain(value: Any) -> Any:
         return {
             field.name: _plain(getattr(value, field.name))
             for field in fields(value)
-            if not isinstance(getattr(value, field.name), Run)
+            if not isinstance(getattr(value, field.name), (Run, Audited, Choice))
         }
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value if not isinstance(item, Run)]
+        return [_plain(item) for item in value if not isinstance(item, (Run, Audited))]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -93,12 +110,12 @@ def runs_csv(comparison: Comparison) -> str:
             run.status,
             len(run.curves["epoch"]),
             *(_cell(run.final.get(tag)) for tag in tags),
-            run.facts.get("parameters"),
-            run.facts.get("device"),
-            run.facts.get("precision"),
-            (run.facts.get("git") or {}).get("sha"),
-            run.facts.get("init_hash"),
-            run.facts.get("data_order_hash"),
+            run.facts.parameters,
+            run.facts.device,
+            run.facts.precision,
+            run.facts.git.sha,
+            run.facts.init_hash,
+            run.facts.data_order_hash,
         ]
         for run in comparison.runs
     ]

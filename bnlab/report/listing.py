@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from bnlab.analysis import run_folders
 from bnlab.config import flatten
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
-from bnlab.records.rundir import RunDir, RunRecord, load_record
+from bnlab.records import RunFiles, RunRecord, find_runs, load_record
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number
 
@@ -41,37 +40,39 @@ def list_runs(paths: Sequence[Path]) -> list[Row]:
     Raises:
         ConfigError: If a path does not exist.
     """
-    return [_row(root) for root in run_folders(paths)]
+    return [_row(run) for run in find_runs(paths).runs]
 
 
-def _row(root: Path) -> Row:
-    run_dir = RunDir(root)
-    study = root.resolve().parts[-3:-2]
+def _row(run: RunFiles) -> Row:
+    study = {"study": run.path.split("/")[-3] if run.path.count("/") > 1 else ""}
     try:
-        run, config = run_dir.read_run(), flatten(run_dir.read_config())
-        done = run_dir.read_summary() if run_dir.finished else _last_record(run_dir)
+        record = load_record(run)
     except BnlabError as error:
-        return Row(root, {"study": "".join(study), "status": "unreadable", "problem": str(error)})
-    status = str(done.get("status", run.get("status", "unknown")))
+        return Row(run.root, {**study, "status": "unreadable", "problem": str(error)})
+    facts, last = record.facts, record.metrics[-1] if record.metrics else {}
+    status = "unfinished" if record.status == "done" and not record.summary else record.status
     return Row(
-        root,
+        run.root,
         {
-            "study": "".join(study),
-            "arm": run.get("arm"),
-            "status": "unfinished" if status == "done" and not run_dir.finished else status,
-            "epochs": done.get("epochs", done.get("epoch", 0)),
-            "device": run.get("device"),
-            "precision": run.get("precision"),
-            **{tag: value for tag, value in done.items() if "/" in tag},
-            "train_seconds": done.get("train_seconds"),
-            **config,
+            **study,
+            "arm": facts.arm,
+            "status": status,
+            "epochs": record.summary.epochs if record.summary else last.get("epoch", 0),
+            "device": facts.device,
+            "precision": facts.precision,
+            **scores_of(record),
+            "train_seconds": record.summary.train_seconds if record.summary else None,
+            **flatten(record.config.resolved()),
         },
     )
 
 
-def _last_record(run_dir: RunDir) -> Mapping[str, Any]:
-    records = run_dir.read_metrics()
-    return records[-1] if records else {}
+def scores_of(record: RunRecord) -> Mapping[str, float | None]:
+    """Values by tag at the end of a run, or after its last epoch so far."""
+    if record.summary is not None:
+        return record.summary.scores
+    last = record.metrics[-1] if record.metrics else {}
+    return {tag: value for tag, value in last.items() if "/" in tag}
 
 
 def choose(rows: Sequence[Row], where: Sequence[str], status: str | None) -> list[Row]:
@@ -188,7 +189,7 @@ def load_run(path: Path) -> RunRecord:
         ConfigError: If there is none, or there are several.
         BnlabError: If it cannot be read.
     """
-    found = run_folders([path])
+    found = find_runs([path]).runs
     if len(found) == 1:
         return load_record(found[0])
     if not found:
@@ -222,54 +223,58 @@ def sparkline(values: Sequence[float | None], width: int = 48) -> str:
 
 def show_section(record: RunRecord) -> Section:
     """One run on one page."""
-    run, last = record.run, record.summary or (record.metrics[-1] if record.metrics else {})
-    dataset, git, environment = (_mapping(run.get(k)) for k in ("dataset", "git", "environment"))
-    epochs, attempts = last.get("epochs", last.get("epoch", 0)), run.get("attempts")
+    facts, summary, scores = record.facts, record.summary, scores_of(record)
+    config = record.config
+    done = summary.epochs if summary else len(record.metrics)
+    seconds = summary.train_seconds if summary else None
     result = [
         ("status", record.status),
-        ("arm", run.get("arm")),
-        ("seed", record.config.get("seed")),
-        ("epochs", f"{epochs} of {flatten(record.config).get('train.epochs', '?')}"),
+        ("arm", facts.arm),
+        ("seed", config.seed),
+        ("epochs", f"{done} of {config.train.epochs}"),
         *(
-            (tag, f"{_percent(last[tag])} %" if tag.endswith("accuracy") else number(last[tag], 4))
-            for tag in last
-            if tag.partition("/")[0] in ("train", "val", "test") and "/" in tag
+            (tag, f"{_percent(value)} %" if tag.endswith("accuracy") else number(value, 4))
+            for tag, value in scores.items()
+            if tag.partition("/")[0] in ("train", "val", "test")
         ),
-        ("training", f"{number(last['train_seconds'])} s" if "train_seconds" in last else None),
-        ("error", run.get("error")),
+        ("training", None if seconds is None else f"{number(seconds)} s"),
+        ("error", facts.error),
     ]
     curves = [
         (tag, f"{sparkline(values)}  {_ends(tag, values)}")
         for tag in ("test/accuracy", "train/loss")
         if (values := [r[tag] for r in record.metrics if tag in r])
     ]
+    git, images = facts.git, facts.dataset
     origin = [
-        ("config hash", str(run.get("config_hash"))[:12]),
-        ("git", f"{git.get('sha')}{' with uncommitted changes' if git.get('dirty') else ''}"),
-        ("device", run.get("device")),
-        ("hardware", environment.get("gpu") or environment.get("cpu")),
-        ("precision", run.get("precision")),
-        ("torch", environment.get("torch")),
-        ("data", f"{dataset.get('name')} {str(dataset.get('checksum'))[:12]}"),
-        ("about the data", dataset.get("note")),
-        ("init hash", str(run.get("init_hash"))[:12]),
-        ("data order hash", str(run.get("data_order_hash"))[:12]),
-        ("attempts", len(attempts) if isinstance(attempts, list) else None),
+        ("config hash", _short(facts.config_hash)),
+        ("git", f"{git.sha}{' with uncommitted changes' if git.dirty else ''}"),
+        ("code", f"{len(facts.code)} files" if facts.code else "not recorded"),
+        ("device", facts.device),
+        ("runs at once", facts.runs_at_once),
+        ("hardware", facts.environment.gpu or facts.environment.cpu),
+        ("precision", facts.precision),
+        ("torch", facts.environment.torch),
+        ("data", f"{images.name} {_short(images.checksum)}"),
+        ("about the data", images.note),
+        ("init hash", _short(facts.init_hash)),
+        ("data order hash", _short(facts.data_order_hash)),
+        ("attempts", len(facts.attempts)),
     ]
-    config = [
+    settings = [
         (key, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip())
-        for key, value in flatten(record.config).items()
+        for key, value in flatten(config.resolved()).items()
     ]
     blocks: list[Block] = (
         [_pairs("", result), _pairs("", curves)] if curves else [_pairs("", result)]
     )
-    blocks += [_pairs("Configuration", config), _pairs("Provenance", origin)]
+    blocks += [_pairs("Configuration", settings), _pairs("Provenance", origin)]
     blocks += [Text(remark, "warning") for remark in record.remarks]
     return Section("show", str(record.root), tuple(blocks))
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+def _short(digest: str | None) -> str:
+    return (digest or "unknown")[:12]
 
 
 def _ends(tag: str, values: Sequence[float | None]) -> str:
@@ -287,9 +292,9 @@ def show_data(record: RunRecord) -> dict[str, Any]:
     return {
         "path": str(record.root),
         "status": record.status,
-        "summary": record.summary,
-        "config": record.config,
-        "run": record.run,
-        "metrics": record.metrics,
-        "remarks": record.remarks,
+        "summary": record.summary.as_data() if record.summary else None,
+        "config": record.config.resolved(),
+        "run": record.facts.model_dump(mode="json"),
+        "metrics": list(record.metrics),
+        "remarks": list(record.remarks),
     }

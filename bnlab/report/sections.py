@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bnlab.analysis import ALPHA, Comparison, Effect, Response, View, make_metric, mixed_line
+from bnlab.analysis import ALPHA, Comparison, Effect, Response, View, make_metric, show_fact
 from bnlab.report.blocks import (
     Block,
     Bullets,
@@ -518,11 +518,11 @@ def provenance(comparison: Comparison) -> Section:
         for effect in view.effects
         if effect.audit
     ]
-    facts = tuple(
-        (mixed_line(fact).removeprefix(f"{fact.name}: "), fact) for fact in comparison.facts
-    )
     columns = (Column("what", numeric=False), Column("runs", numeric=False))
-    rows = tuple((f"{fact.name}{' (mixed)' if fact.mixed else ''}", text) for text, fact in facts)
+    rows = tuple(
+        (f"{fact.name}{' (mixed)' if fact.mixed else ''}", show_fact(fact))
+        for fact in comparison.facts
+    )
     blocks: list[Block] = [Table("", columns, rows)]
     if audit:
         blocks += [Text("Pairing:"), Bullets(tuple(audit))]

@@ -1,15 +1,13 @@
 """How long the rest of a study takes, going by runs already made, and whether its budget allows."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bnlab.config import Config
 from bnlab.errors import BnlabError
-from bnlab.records.rundir import RunDir, find_runs
+from bnlab.records import find_runs, read_config, read_facts, read_summary
 from bnlab.study.survey import Survey
 
 STARTUP_SECONDS = 5.0
@@ -34,19 +32,19 @@ class Estimate:
 def estimate_left(survey: Survey, runs_dir: Path) -> Estimate:
     """From runs already made: of the same configuration, else of the same network and batch."""
     same: dict[str, list[float]] = {}
-    speeds: dict[str, list[float]] = {}
+    speeds: dict[tuple[object, ...], list[float]] = {}
     images: dict[str, int] = {}
-    for root in find_runs(runs_dir):
-        run_dir = RunDir(root)
+    for run in find_runs([runs_dir]).runs if runs_dir.exists() else ():
         try:
-            summary, run = run_dir.read_summary(), run_dir.read_run()
-            made_with, dataset = run_dir.read_config(), run["dataset"]
-            images[dataset["name"]] = dataset["train_images"] + dataset["val_images"]
-            speeds.setdefault(_network(made_with), []).append(summary["images_per_second"])
-            if summary["epochs"] == made_with["train"]["epochs"]:
-                same.setdefault(run["config_hash"], []).append(summary["wall_seconds"])
-        except (BnlabError, KeyError, TypeError):
+            summary, facts, made_with = read_summary(run), read_facts(run), read_config(run)
+        except BnlabError:
             continue  # unfinished or foreign: nothing to go by
+        dataset = facts.dataset
+        images[dataset.name] = dataset.train_images + dataset.val_images
+        if summary.images_per_second:
+            speeds.setdefault(_network(made_with), []).append(summary.images_per_second)
+        if summary.wall_seconds and summary.epochs == made_with.train.epochs:
+            same.setdefault(made_with.hash, []).append(summary.wall_seconds)
     left = [cell.config for cell, _ in survey.unfinished()]
     study = survey.study
     unsettled = [row for row in survey.rows if row.point is None]
@@ -59,21 +57,20 @@ def estimate_left(survey: Survey, runs_dir: Path) -> Estimate:
     return Estimate(len(left), seconds, sum(map(len, speeds.values())))
 
 
-def _network(config: Mapping[str, Any]) -> str:
-    model = config["model"]
-    depths = model.get("depths", [])
-    return json.dumps([model["widths"], depths, model["hidden"], config["train"]["batch_size"]])
+def _network(config: Config) -> tuple[object, ...]:
+    model = config.model
+    return (model.widths, model.depths, model.hidden, config.train.batch_size)
 
 
 def _run_seconds(
     config: Config,
     same: Mapping[str, Sequence[float]],
-    speeds: Mapping[str, Sequence[float]],
+    speeds: Mapping[tuple[object, ...], Sequence[float]],
     images: Mapping[str, int],
 ) -> float | None:
     if config.hash in same:
         return median(same[config.hash])
-    speed = speeds.get(_network(config.resolved()))
+    speed = speeds.get(_network(config))
     dataset = config.dataset
     count = dataset.train_size or images.get(dataset.name, 0) - dataset.val_size
     if not speed or count <= 0:

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field
 
+from bnlab.analysis.choose import Point
 from bnlab.config import (
     Config,
     KeyPath,
@@ -25,18 +26,17 @@ from bnlab.config import (
     mark_of,
     merge_layers,
     parse_override,
+    parse_yaml,
     read_file,
     sublayer,
 )
 from bnlab.errors import ConfigError, did_you_mean
+from bnlab.records import read_study
 
 FIRST_TUNE_SEED = 1000
 """A count of tuning seeds starts here, so that no later count of final seeds runs into it."""
 
 Stage = Literal["tune", "final"]
-
-Point: TypeAlias = tuple[tuple[str, Any], ...]
-"""A value for each tuned key: `(("optim.lr", 0.1),)`; empty in a study without `tune`."""
 
 
 def _count_from(first: int) -> BeforeValidator:
@@ -146,13 +146,27 @@ def show_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
+def stored_layer(runs_dir: Path, name: str) -> Layer | None:
+    """A study as it was run last, from the runs folder or an archive there; None if it never was.
+
+    Args:
+        runs_dir: Folder of all runs.
+        name: `STUDY/study.yaml`, or how studies that share a folder call theirs.
+
+    Raises:
+        BnlabError: If it cannot be read.
+    """
+    found = read_study(runs_dir, name)
+    return None if found is None else parse_yaml(*found)
+
+
 def load_plan(
     file: Path,
     overrides: Sequence[str] = (),
     *,
     name: str | None = None,
     preset: str | None = None,
-    stored: Path | None = None,
+    stored: Layer | None = None,
 ) -> Plan:
     """Read and check a study file.
 
@@ -176,8 +190,8 @@ def load_plan(
         layer = _with_preset(file, layer, preset)
     if overrides:
         layer.tree["overrides"] = list(overrides)
-    elif "overrides" not in layer.tree and stored is not None and stored.exists():
-        layer.tree["overrides"] = list(read_file(stored).tree.get("overrides") or [])
+    elif "overrides" not in layer.tree and stored is not None:
+        layer.tree["overrides"] = list(stored.tree.get("overrides") or [])
     return _Builder(file, layer, build_section(StudyFile, layer)).build()
 
 

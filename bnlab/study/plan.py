@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bnlab.analysis.choose import Point
 from bnlab.config import arm_label
 from bnlab.errors import BnlabError
-from bnlab.records.rundir import RunDir, find_runs
+from bnlab.records import RunFiles, find_runs, read_summary
 from bnlab.study.executors import Cell
-from bnlab.study.file import Plan, Point, Stage, load_plan, show_point
+from bnlab.study.file import Plan, Stage, load_plan, show_point, stored_layer
 from bnlab.training.experiment import run_path
+
+STORED = "study.yaml"
+"""A study beside its runs, as it was run last."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,13 @@ class Study(Plan):
         stored: Where it is kept as it was run last, or None for `runs/<name>/study.yaml`.
         shared: Whether several studies share the folder: a run is then named for its
             configuration instead of this study's arm.
-        elsewhere: Finished runs by configuration hash and seed that count wherever they lie.
+        elsewhere: Finished runs by configuration hash and seed that count wherever they lie, in
+            archives too.
     """
 
     stored: Path | None = None
     shared: bool = False
-    elsewhere: Mapping[tuple[str, int], Path] = field(default_factory=dict)
+    elsewhere: Mapping[tuple[str, int], RunFiles] = field(default_factory=dict)
 
     def cells(self, stage: Stage, arm: str, point: Point, runs_dir: Path) -> tuple[Cell, ...]:
         """One cell per seed."""
@@ -35,9 +40,15 @@ class Study(Plan):
         for seed in self.seeds(stage):
             seeded = config.model_copy(update={"seed": seed})
             label = " ".join([arm, *(show_point(point),) * bool(point), f"seed {seed}"])
-            root = self.elsewhere.get((config.hash, seed)) or run_path(runs_dir, seeded, named)
+            there = self.elsewhere.get((config.hash, seed))
+            root = run_path(runs_dir, seeded, named) if there is None else there.root
             found.append(Cell(root, named, label, seeded))
         return tuple(found)
+
+    def files_of(self, cell: Cell) -> RunFiles:
+        """Where a cell's files are read."""
+        there = self.elsewhere.get((cell.config.hash, cell.config.seed))
+        return RunFiles(cell.root) if there is None else there
 
     def possible_roots(self, runs_dir: Path) -> frozenset[Path]:
         """Run directories of all cells that the study may come to need."""
@@ -62,13 +73,13 @@ def load_study(
         ConfigError: With every fault found, one a line, each with its place.
     """
     plain = load_plan(file, overrides, name=name)
-    stored = stored_path(runs_dir, plain.spec.name)
+    stored = stored_layer(runs_dir, f"{plain.spec.name}/{STORED}")
     plan = load_plan(file, overrides, name=name, stored=stored)
     return Study(**vars(plan))
 
 
 def load_shared_study(
-    file: Path, overrides: Sequence[str], *, runs_dir: Path, name: str, preset: str, stored: Path
+    file: Path, overrides: Sequence[str], *, runs_dir: Path, name: str, preset: str, stored: str
 ) -> Study:
     """A study of which every run counts that is finished anywhere below `runs_dir`.
 
@@ -78,29 +89,39 @@ def load_shared_study(
         runs_dir: Folder of all runs.
         name: The folder below it that such studies share.
         preset: One of the file's presets.
-        stored: Where the study is kept as it was run.
+        stored: Where the study is kept as it was run, below `runs_dir`.
 
     Raises:
         ConfigError: As `load_study`.
     """
-    plan = load_plan(file, overrides, name=name, preset=preset, stored=stored)
-    return Study(**vars(plan), stored=stored, shared=True, elsewhere=finished_runs(runs_dir))
+    plan = load_plan(
+        file,
+        overrides,
+        name=name,
+        preset=preset,
+        stored=stored_layer(runs_dir, stored),
+    )
+    return Study(
+        **vars(plan),
+        stored=runs_dir / stored,
+        shared=True,
+        elsewhere=finished_runs(runs_dir),
+    )
 
 
-def finished_runs(runs_dir: Path) -> dict[tuple[str, int], Path]:
+def finished_runs(runs_dir: Path) -> dict[tuple[str, int], RunFiles]:
     """Finished runs by configuration hash and seed; of several alike, the first by path."""
-    found: dict[tuple[str, int], Path] = {}
-    for root in find_runs(runs_dir):
-        if not RunDir(root).finished:
-            continue
+    found: dict[tuple[str, int], RunFiles] = {}
+    for run in find_runs([runs_dir]).runs if runs_dir.exists() else ():
         try:
-            summary = RunDir(root).read_summary()
-            found.setdefault((summary["config_hash"], summary["seed"]), root)
-        except (BnlabError, KeyError):
-            continue  # foreign or damaged: nothing to count
+            summary = read_summary(run)
+        except BnlabError:
+            continue  # unfinished, foreign or damaged: nothing to count
+        if summary.config_hash is not None and summary.seed is not None:
+            found.setdefault((summary.config_hash, summary.seed), run)
     return found
 
 
 def stored_path(runs_dir: Path, name: str) -> Path:
     """Where a study is kept as it was run last."""
-    return runs_dir / name / "study.yaml"
+    return runs_dir / name / STORED

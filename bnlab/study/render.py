@@ -7,7 +7,7 @@ from typing import Any
 from bnlab.study.estimate import Estimate, budget_excess
 from bnlab.study.executors import show_metric, show_progress
 from bnlab.study.file import show_point, show_value
-from bnlab.study.survey import STATES, Survey, score_of
+from bnlab.study.survey import STATES, Survey
 
 
 def render_plan(survey: Survey) -> str:
@@ -36,9 +36,12 @@ def render_choices(survey: Survey) -> str:
     for arm, choice in survey.choices.items():
         line = f"{arm}: best {show_point(choice.point)}"
         line += f" ({select} {show_metric(select, choice.score)})"
-        if choice.diverged:
-            line += f"; {choice.diverged} of its {tried} tuning runs diverged"
-        for key in choice.on_edge:
+        if diverged := survey.tuning_row(arm).counts.get("diverged", 0):
+            line += f"; {diverged} of its {tried} tuning runs diverged"
+        if len(choice.near) > 1:
+            near = ", ".join(show_point(point) for point in choice.near if point != choice.point)
+            line += f"; within one standard error: {near}"
+        for key in choice.edges:
             line += f"; {key} is best at the edge of its grid: extend it"
         lines.append(line)
     return "\n".join(lines)
@@ -65,18 +68,13 @@ def results(survey: Survey) -> list[dict[str, Any]]:
     for row in survey.rows:
         if row.stage == "tune" or row.point is None:
             continue
-        roots = [
-            cell.root
-            for cell, state in zip(row.cells, row.states, strict=True)
-            if state in ("done", "diverged")
-        ]
-        scores = [score_of(root, survey.study.spec.report) for root in roots]
+        scores = [result.score(survey.study.spec.report) for result in row.results]
         found.append(
             {
                 "arm": row.arm,
                 "values": dict(row.point),
                 "why": row.why,
-                "n": len(roots),
+                "n": len(scores),
                 "diverged": row.counts.get("diverged", 0),
                 "mean": fmean(scores) if scores else None,
             }
@@ -106,8 +104,9 @@ def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str,
             arm: {
                 "values": dict(choice.point),
                 survey.study.spec.select: choice.score,
-                "on_edge": list(choice.on_edge),
-                "diverged": choice.diverged,
+                "near": [dict(point) for point in choice.near],
+                "on_edge": list(choice.edges),
+                "diverged": survey.tuning_row(arm).counts.get("diverged", 0),
             }
             for arm, choice in survey.choices.items()
         },

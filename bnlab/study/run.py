@@ -10,7 +10,7 @@ import yaml
 
 from bnlab.config import differences, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
-from bnlab.records.rundir import RunDir, write_text
+from bnlab.records import RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
 from bnlab.study.file import load_plan
@@ -158,9 +158,11 @@ def _refuse_beyond_budget(survey: Survey, runs_dir: Path, *, force: bool) -> Non
 def _earlier_threads(survey: Survey) -> int | None:
     for root in survey.cells:
         try:
-            return int(RunDir(root).read_run()["environment"]["threads"])
-        except (BnlabError, KeyError, TypeError, ValueError):
+            threads = read_facts(RunDir(root).files).environment.threads
+        except BnlabError:
             continue
+        if threads:
+            return threads
     return None
 
 

@@ -1,19 +1,20 @@
 """How far a study is, worked out from the run directories alone; nothing here writes."""
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
+from bnlab.analysis import make_metric, score_of
+from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.errors import BnlabError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir, RunFacts, RunFiles, Summary, read_facts, read_summary
+from bnlab.records.files import SUMMARY
 from bnlab.study.executors import Cell, last_line, log_path
-from bnlab.study.file import Point, Stage
+from bnlab.study.file import Stage
 from bnlab.study.plan import Study
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
@@ -21,22 +22,34 @@ STATES: tuple[State, ...] = ("done", "diverged", "running", "cut off", "failed",
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The best point of an arm.
+class Result:
+    """What a finished cell says, as far as a study needs it."""
 
-    Attributes:
-        point: The best.
-        score: Its mean `select` metric over the tuning seeds.
-        scores: Of all points.
-        on_edge: Keys whose best value is the smallest or largest that was tried.
-        diverged: How many of its tuning runs diverged.
-    """
+    summary: Summary
+    facts: RunFacts
 
-    point: Point
-    score: float
-    scores: Mapping[Point, float]
-    on_edge: tuple[str, ...]
-    diverged: int
+    @property
+    def diverged(self) -> bool:
+        """Whether training broke down or learned nothing."""
+        return self.summary.status == "diverged"
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 10 where run.json does not say."""
+        return len(self.facts.dataset.classes) or 10
+
+    @property
+    def final(self) -> Mapping[str, float | None]:
+        """Values by tag at its end."""
+        return self.summary.scores
+
+    def score(self, metric: str) -> float:
+        """A metric; that of guessing, if it diverged or broke down."""
+        kind = make_metric(metric)
+        score = score_of(self, kind)
+        chance = kind.chance(self.classes)
+        assert chance is not None  # studies select and report accuracies and losses
+        return chance if score is None else score
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class Row:
         seeds: Seeds it is trained with.
         cells: One per seed; none while the point is not settled.
         states: How far each cell is.
+        results: Of those that are finished.
     """
 
     stage: Stage
@@ -58,6 +72,7 @@ class Row:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...] = ()
     states: tuple[State, ...] = ()
+    results: tuple[Result, ...] = ()
 
     @property
     def counts(self) -> dict[State, int]:
@@ -73,7 +88,7 @@ class Survey:
 
     Attributes:
         rows: In the order in which they are trained.
-        choices: By arm, where its tuning is finished.
+        choices: The best point of each arm whose tuning is finished.
         reasons: Why a cell failed, by run directory.
     """
 
@@ -100,6 +115,13 @@ class Survey:
         """Runs that the study needs, as far as known: rows that turn out alike share theirs."""
         return len(self.cells) + sum(len(row.seeds) for row in self.rows if row.point is None)
 
+    def tuning_row(self, arm: str) -> "Row":
+        """The tuning of an arm at the point that was chosen."""
+        point = self.choices[arm].point
+        return next(
+            row for row in self.rows if (row.stage, row.arm, row.point) == ("tune", arm, point)
+        )
+
     def count(self, *states: State) -> int:
         """Cells in one of these states."""
         return sum(state in states for _, state in self.cells.values())
@@ -125,8 +147,10 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
             rows.append(Row(stage, arm, None, why, study.seeds(stage)))
             return
         cells = study.cells(stage, arm, point, runs_dir)
-        states = tuple(_state(cell, folder, reasons) for cell in cells)
-        rows.append(Row(stage, arm, point, why, study.seeds(stage), cells, states))
+        looked = [_look(cell, study.files_of(cell), folder, reasons) for cell in cells]
+        states = tuple(state for state, _ in looked)
+        results = tuple(result for _, result in looked if result is not None)
+        rows.append(Row(stage, arm, point, why, study.seeds(stage), cells, states, results))
 
     if not study.tuned:
         for arm in arms:
@@ -153,20 +177,24 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
     return Survey(study, folder, tuple(rows), choices, reasons)
 
 
-def _state(cell: Cell, folder: Path, reasons: dict[Path, str]) -> State:
+def _look(
+    cell: Cell, files: RunFiles, folder: Path, reasons: dict[Path, str]
+) -> tuple[State, Result | None]:
+    """How far a cell is, and its result if it is finished."""
     run_dir = RunDir(cell.root)
     try:
-        if run_dir.finished:
-            return "diverged" if run_dir.read_summary()["status"] == "diverged" else "done"
+        if files.has(SUMMARY):
+            result = Result(read_summary(files), read_facts(files))
+            return ("diverged" if result.diverged else "done"), result
         if run_dir.locked:
-            return "running"
+            return "running", None
         failure = _failure(cell, folder)
-    except (BnlabError, KeyError) as error:
+    except BnlabError as error:
         failure = f"{error}; delete {cell.root} to train it anew"
     if failure:
         reasons[cell.root] = failure
-        return "failed"
-    return "cut off" if run_dir.started else "missing"
+        return "failed", None
+    return ("cut off" if run_dir.started else "missing"), None
 
 
 def _failure(cell: Cell, folder: Path) -> str:
@@ -174,51 +202,25 @@ def _failure(cell: Cell, folder: Path) -> str:
     log, run_dir = log_path(folder / "logs", cell), RunDir(cell.root)
     if log.exists():
         return last_line(log)
-    run = run_dir.read_run() if run_dir.run.exists() else {}
-    return str(run.get("error", "unknown")) if run.get("status") == "failed" else ""
+    if not run_dir.run.exists():
+        return ""
+    facts = read_facts(run_dir.files)
+    return (facts.error or "unknown") if facts.status == "failed" else ""
 
 
 def _choose(study: Study, arm: str, rows: Iterable[Row]) -> Choice | None:
     """The best point of an arm, or None until all its tuning runs are finished."""
     tuning = [row for row in rows if row.stage == "tune" and row.arm == arm]
-    if any(state not in ("done", "diverged") for row in tuning for state in row.states):
+    if any(len(row.results) < len(row.seeds) for row in tuning):
         return None
     select = study.spec.select
-    sign = 1.0 if select.endswith("accuracy") else -1.0
-    scores = {
-        row.point: fmean(score_of(cell.root, select) for cell in row.cells)
-        for row in tuning
-        if row.point is not None
-    }
-    point = min(scores, key=lambda point: (-sign * scores[point], _order(point, study.points)))
-    diverged = next(row.counts.get("diverged", 0) for row in tuning if row.point == point)
-    return Choice(point, scores[point], scores, _edges(point, study.points), diverged)
-
-
-def score_of(root: Path, metric: str) -> float:
-    """A metric of a finished run; that of guessing, if it diverged or broke down."""
-    summary = RunDir(root).read_summary()
-    value = summary.get(metric)
-    if summary["status"] == "diverged" or value is None:
-        classes = len(RunDir(root).read_run()["dataset"]["classes"])
-        return 1 / classes if metric.endswith("accuracy") else math.log(classes)
-    return float(value)
-
-
-def _order(point: Point, points: Sequence[Point]) -> tuple[float, ...]:
-    """Smaller for smaller values; for values that are not numbers, for those listed first."""
-    listed = float(points.index(point))
-    return tuple(float(value) if _is_number(value) else listed for _, value in point)
-
-
-def _edges(point: Point, points: Sequence[Point]) -> tuple[str, ...]:
-    found = []
-    for place, (key, value) in enumerate(point):
-        tried = {other[place][1] for other in points if _is_number(other[place][1])}
-        if _is_number(value) and len(tried) > 1 and value in (min(tried), max(tried)):
-            found.append(key)
-    return tuple(found)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    images = {result.facts.dataset.val_images for row in tuning for result in row.results}
+    return choose(
+        {
+            row.point: [result.score(select) for result in row.results]
+            for row in tuning
+            if row.point is not None
+        },
+        images=images.pop() if len(images) == 1 and select.endswith("accuracy") else 0,
+        higher_is_better=select.endswith("accuracy"),
+    )

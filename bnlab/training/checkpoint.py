@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from bnlab.errors import RefusedError
-from bnlab.records.rundir import RunDir
+from bnlab.records import RunDir
 
 PARTS = frozenset({"model", "optimizer", "position", "precision", "wall_seconds"})
 """What a resume needs of a checkpoint."""

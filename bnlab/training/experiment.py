@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
-from bnlab.config import Config, arm_label, differences, resolved_hash
+from bnlab.config import Config, arm_label, differences
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
-from bnlab.records.rundir import RunDir, Status
+from bnlab.records import RunDir, Status, read_config, read_facts, read_metrics
 from bnlab.training.accelerate import build_forward, resolve_acceleration
 from bnlab.training.batches import Batches, data_order_hash, fit_normalize
 from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
@@ -313,7 +313,7 @@ def _train(
 def _summarize(
     task: Task, run_dir: RunDir, run: Mapping[str, Any], outcome: Status
 ) -> dict[str, Any]:
-    records = run_dir.read_metrics()
+    records = read_metrics(run_dir.files).records
     last = records[-1]
     scores = (
         "train/loss",
@@ -331,9 +331,9 @@ def _summarize(
         "config_hash": run["config_hash"],
         "epochs": last["epoch"],
         **{tag: last[tag] for tag in scores if tag in last},
-        "train_seconds": sum(record["seconds"] for record in records),
+        "train_seconds": sum(record["seconds"] or 0.0 for record in records),
         "wall_seconds": run["wall_seconds"],
-        "images_per_second": sum(r["images_per_second"] for r in records) / len(records),
+        "images_per_second": sum(r["images_per_second"] or 0.0 for r in records) / len(records),
         "precision": run["precision"],
         "device": run["device"],
         "dataset": run["dataset"]["name"],
@@ -362,8 +362,8 @@ def _refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> N
 
 
 def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
-    stored = run_dir.read_config()
-    if resolved_hash(stored) != config.hash or stored.get("seed") != config.seed:
+    stored = read_config(run_dir.files)
+    if stored.hash != config.hash or stored.seed != config.seed:
         raise RefusedError(
             f"{run_dir.root}: --resume needs the configuration that the run was started with; "
             f"these keys differ:\n{_differing_keys(stored, config)}"
@@ -372,11 +372,11 @@ def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
 
 def _refuse_other_images(run_dir: RunDir, data: Splits) -> None:
     """Refuse to go on with other images: where they lie is no part of the configuration."""
-    stored = run_dir.read_run().get("dataset", {}) if run_dir.run.exists() else {}
-    if stored.get("checksum", data.checksum) != data.checksum:
+    stored = read_facts(run_dir.files).dataset.checksum if run_dir.run.exists() else None
+    if stored is not None and stored != data.checksum:
         raise RefusedError(
             f"{run_dir.root}: --resume needs the images that the run was started with; these have "
-            f"another checksum: {stored['checksum'][:8]} -> {data.checksum[:8]}; see dataset.root"
+            f"another checksum: {stored[:8]} -> {data.checksum[:8]}; see dataset.root"
         )
 
 
@@ -385,7 +385,7 @@ def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
     message = f"{run_dir.root}: --resume must, but there is no run here"
     for other in sorted(run_dir.root.parent.parent.glob(f"*/{run_dir.root.name}")):
         if RunDir(other).started and not RunDir(other).finished:
-            stored = RunDir(other).read_config()
+            stored = read_config(RunDir(other).files)
             message += (
                 f"\n{other}: unfinished, of another configuration; these keys differ:\n"
                 f"{_differing_keys(stored, config)}"
@@ -393,15 +393,14 @@ def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
     return message
 
 
-def _differing_keys(stored: Mapping[str, Any], config: Config) -> str:
-    return "\n".join(
-        f"  {key}: {was} -> {now}" for key, was, now in differences(stored, config.resolved())
-    )
+def _differing_keys(stored: Config, config: Config) -> str:
+    found = differences(stored.resolved(), config.resolved())
+    return "\n".join(f"  {key}: {was} -> {now}" for key, was, now in found)
 
 
 def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
-    earlier = run_dir.read_run().get("attempts") if run_dir.run.exists() else None
-    return [*(earlier if isinstance(earlier, list) else []), {"started": _now()}]
+    earlier = read_facts(run_dir.files).attempts if run_dir.run.exists() else ()
+    return [*(attempt.model_dump() for attempt in earlier), {"started": _now()}]
 
 
 def _now() -> str:

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from bnlab.config import Config, flatten
-from bnlab.records.rundir import RunDir, storage
+from bnlab.records import RunDir, storage
 
 HISTOGRAM_VALUES = 4096
 """Values per histogram; larger tensors are thinned evenly (a million would cost 70 ms)."""

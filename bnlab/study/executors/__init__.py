@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 from bnlab.config import Config, DatasetConfig, restore_config
 from bnlab.errors import BnlabError, StopRequestedError
-from bnlab.records.rundir import LockedError, RunDir
+from bnlab.records import LockedError, RunDir, epoch_of, read_metrics
 from bnlab.registry import Registry
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.device import resolve_device
@@ -157,18 +157,18 @@ def log_path(logs: Path, cell: Cell) -> Path:
 def epochs_done(cell: Cell) -> int:
     """Epochs on record."""
     try:
-        records = RunDir(cell.root).read_metrics()
+        records = read_metrics(RunDir(cell.root).files).records
     except BnlabError:
         return 0
-    return int(records[-1]["epoch"]) if records else 0
+    return epoch_of(records[-1]) if records else 0
 
 
 def show_progress(cell: Cell) -> str:
     """How far a run is, from its metrics."""
     try:
-        records = RunDir(cell.root).read_metrics()
+        records = read_metrics(RunDir(cell.root).files).records
     except BnlabError:
-        records = []
+        records = ()
     if not records:
         return "in its first epoch"
     last = records[-1]

@@ -1,0 +1,109 @@
+"""The best of a grid: the one place that picks a best value, for studies, comparisons and claims.
+
+Scores are compared exactly. An accuracy is a count of correct images, so means over seeds are
+ratios of whole numbers and a tie is a tie, however the numbers were added up; ties go to the
+smaller value.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import stdev
+from typing import Any, Literal, TypeAlias
+
+Point: TypeAlias = tuple[tuple[str, Any], ...]
+"""A value for each tuned key: `(("optim.lr", 0.1),)`; empty where nothing is tuned."""
+
+Edge: TypeAlias = Literal["low", "high"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best point of a grid.
+
+    Attributes:
+        point: The best.
+        score: Its mean over seeds.
+        means: Of all points.
+        near: Points that one standard error cannot tell from the best, itself among them.
+        edges: Keys whose best value is the least or the greatest that was tried: a better one may
+            lie beyond.
+    """
+
+    point: Point
+    score: float
+    means: Mapping[Point, float]
+    near: tuple[Point, ...]
+    edges: Mapping[str, Edge]
+
+
+def choose(
+    scores: Mapping[Point, Sequence[float]], *, images: int = 0, higher_is_better: bool = True
+) -> Choice:
+    """The point with the best mean score; of several alike, the one of the smaller values.
+
+    The standard error is that of the best point's mean: over seeds where there are several, and at
+    least that of an accuracy on so many images, all seeds being measured on the same ones.
+
+    Args:
+        scores: By point, in the order of the grid, one score a seed.
+        images: Images that each score is an accuracy on; 0 for a loss, or where it is not known.
+        higher_is_better: False for a loss.
+
+    Raises:
+        ValueError: If there is no point, or one without scores.
+    """
+    if not scores or not all(len(values) for values in scores.values()):
+        raise ValueError("expected at least one point, and a score for each")
+    points = list(scores)
+    exact = {point: _mean(scores[point], images) for point in points}
+    sign = 1 if higher_is_better else -1
+    best = min(points, key=lambda point: (-sign * exact[point], _size(point, points)))
+    error = _standard_error(scores[best], images)
+    near = (point for point in points if sign * float(exact[best] - exact[point]) <= error)
+    return Choice(
+        point=best,
+        score=float(exact[best]),
+        means={point: float(mean) for point, mean in exact.items()},
+        near=tuple(near),
+        edges=_edges(best, points),
+    )
+
+
+def _mean(scores: Sequence[float], images: int) -> Fraction:
+    return sum((_exact(score, images) for score in scores), Fraction()) / len(scores)
+
+
+def _exact(score: float, images: int) -> Fraction:
+    """A share of images as the count it was; what is no share of so many stays what it is."""
+    count = score * images
+    whole = images and abs(count - round(count)) < 1e-6 * images
+    return Fraction(round(count), images) if whole else Fraction(score)
+
+
+def _standard_error(scores: Sequence[float], images: int) -> float:
+    among_seeds = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0
+    if not images:
+        return among_seeds
+    mean = min(max(sum(scores) / len(scores), 0.0), 1.0)
+    return max(among_seeds, math.sqrt(mean * (1 - mean) / images))
+
+
+def _size(point: Point, points: Sequence[Point]) -> tuple[float, ...]:
+    """Smaller for smaller values; for values that are not numbers, for those listed first."""
+    listed = float(points.index(point))
+    return tuple(float(value) if _is_number(value) else listed for _, value in point)
+
+
+def _edges(point: Point, points: Sequence[Point]) -> dict[str, Edge]:
+    found: dict[str, Edge] = {}
+    for place, (key, value) in enumerate(point):
+        tried = {other[place][1] for other in points if _is_number(other[place][1])}
+        if _is_number(value) and len(tried) > 1 and value in (min(tried), max(tried)):
+            found[key] = "low" if value == min(tried) else "high"
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,122 @@
+"""Archives of runs: one file that travels, holds no checkpoint, and is read without unpacking.
+
+An archive is a tar file, compressed by xz, of run directories and of the study files beside them.
+Its bytes depend on the runs alone. A file whose content stands in an earlier one (the packages of a
+thousand runs) is a hard link to that, so ordinary tools unpack it to what was packed.
+"""
+
+import hashlib
+import io
+import lzma
+import tarfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from bnlab.errors import BnlabError, RefusedError
+from bnlab.records import files
+from bnlab.records.files import RunFiles
+from bnlab.records.storage import write_bytes
+
+SUFFIXES = (".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar")
+
+MAX_BYTES = 2**31
+"""Most that an archive may hold: a few hundred thousand runs. More is an attack or a mistake."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is named like an archive and is a file."""
+    return path.name.endswith(SUFFIXES) and path.is_file()
+
+
+def read_archive(path: Path) -> Mapping[str, bytes]:
+    """The files of an archive by name, in memory; nothing is written.
+
+    Raises:
+        BnlabError: If it cannot be read, or holds more than `MAX_BYTES`.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise BnlabError(f"{path}: unreadable: {error.strerror}") from None
+    return _read(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _changed: int, _size: int) -> Mapping[str, bytes]:
+    contents: dict[str, bytes] = {}
+    left = MAX_BYTES
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                # A link means an earlier member; nothing else outside the archive can be named.
+                if member.islnk() and member.linkname in contents:
+                    contents[member.name] = contents[member.linkname]
+                elif member.isreg():
+                    left -= member.size
+                    file = archive.extractfile(member) if left >= 0 else None
+                    if file is None:
+                        raise BnlabError(f"{path}: holds over {MAX_BYTES:,} bytes; not read")
+                    contents[member.name] = file.read()
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, ValueError) as error:
+        raise BnlabError(f"{path}: not a whole archive of runs: {error}") from None
+    return MappingProxyType(contents)
+
+
+def runs_in(path: Path) -> list[RunFiles]:
+    """The runs of an archive, by path."""
+    by_folder: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for name, content in read_archive(path).items():
+        folder, _, file = name.rpartition("/")
+        by_folder[folder][file] = content
+    return [
+        RunFiles(path / folder, contents)
+        for folder, contents in sorted(by_folder.items())
+        if files.RUN in contents or (files.CONFIG in contents and files.METRICS in contents)
+    ]
+
+
+def pack_runs(runs: Sequence[RunFiles], studies: Mapping[str, bytes], out: Path) -> int:
+    """Write an archive; the same runs give the same bytes.
+
+    Args:
+        runs: Which; each is stored under its `path`.
+        studies: Further files by name: the studies that the runs were made for.
+        out: The archive, `NAME.tar.xz`.
+
+    Returns:
+        How many bytes it has.
+
+    Raises:
+        RefusedError: If two different runs have one path.
+        StorageError: If the disk takes no more; an archive of that name is then untouched.
+    """
+    contents: dict[str, bytes] = dict(studies)
+    for run in runs:
+        for name in files.KEPT:
+            if not run.has(name):
+                continue
+            place, content = f"{run.path}/{name}", run.read(name)
+            if contents.setdefault(place, content) != content:
+                raise RefusedError(
+                    f"{run.root}: another run of the path {run.path} is packed as well, with "
+                    f"another {name}; pack them into two archives, or rename a study's folder"
+                )
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz", format=tarfile.PAX_FORMAT, preset=9) as archive:
+        first: dict[bytes, str] = {}
+        for place in sorted(contents):
+            content = contents[place]
+            member = tarfile.TarInfo(place)  # mode 0644, no owner, no date
+            earlier = first.setdefault(hashlib.sha256(content).digest(), place)
+            if earlier == place:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+            else:
+                member.type, member.linkname = tarfile.LNKTYPE, earlier
+                archive.addfile(member)
+    data = buffer.getvalue()
+    write_bytes(out, data)
+    return len(data)

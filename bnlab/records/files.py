@@ -1,0 +1,51 @@
+"""The files of a run, by name, wherever they lie: in a folder or in an archive."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIG = "config.yaml"
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+PACKAGES = "env.txt"
+DIFF = "git.diff"
+LOCK = "lock"
+
+KEPT = (CONFIG, RUN, METRICS, SUMMARY, PACKAGES, DIFF)
+"""What an archive keeps of a run: all but the checkpoint and the event files."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunFiles:
+    """Where one run is read.
+
+    Attributes:
+        root: The run directory; in an archive its place there, as `x.tar.xz/STUDY/ARM/s0`.
+        packed: Contents by file name, where they come from an archive.
+    """
+
+    root: Path
+    packed: Mapping[str, bytes] | None = None
+
+    @property
+    def path(self) -> str:
+        """`<study>/<arm>-<hash8>/s<seed>`, without what lies above it."""
+        return "/".join(self.root.resolve().parts[-3:]).lstrip("/")
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / name).exists() if self.packed is None else name in self.packed
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        if self.packed is None:
+            return (self.root / name).read_bytes()
+        try:
+            return self.packed[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None

@@ -1,0 +1,166 @@
+"""Where runs lie: folders and archives at or below the paths that a user names."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnlab.errors import BnlabError, ConfigError
+from bnlab.records import files
+from bnlab.records.archive import is_archive, read_archive, runs_in
+from bnlab.records.files import RunFiles
+
+REFERENCE = "reference"
+"""Folder of the runs folder for records that came with bnlab."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something found wrong, and what was done about it."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at or below some paths.
+
+    Attributes:
+        runs: Ordered by place, each once.
+        remarks: On folders that look as if a run should be there, and on archives that cannot be
+            read.
+    """
+
+    runs: tuple[RunFiles, ...]
+    remarks: tuple[Remark, ...] = ()
+
+
+def find_runs(paths: Sequence[Path]) -> Found:
+    """Runs at or below some paths; a path may be a run, a folder, an archive or a glob pattern.
+
+    Raises:
+        ConfigError: If a path does not exist.
+        BnlabError: If an archive that was named cannot be read.
+    """
+    runs: dict[Path, RunFiles] = {}
+    remarks: list[Remark] = []
+    for path in _expand(paths):
+        if is_archive(path):
+            runs.update({run.root.resolve(): run for run in runs_in(path)})
+            continue
+        for folder, below, names in _walk(path):
+            for name in names:
+                if is_archive(folder / name):
+                    try:
+                        runs.update({run.root.resolve(): run for run in runs_in(folder / name)})
+                    except BnlabError as error:
+                        remarks.append(Remark(str(folder / name), f"{error}; left out"))
+            if {files.RUN, files.CONFIG} & set(names):
+                runs[folder.resolve()] = RunFiles(folder)
+                below.clear()
+            elif what := _no_run(folder, below, names):
+                remarks.append(Remark(RunFiles(folder).path, what))
+                if {files.METRICS, files.SUMMARY} & set(names):
+                    below.clear()
+    return Found(tuple(runs[key] for key in sorted(runs)), tuple(sorted(remarks, key=str)))
+
+
+def _expand(paths: Sequence[Path]) -> list[Path]:
+    expanded: list[Path] = []
+    for path in paths:
+        matches = [Path(match) for match in sorted(glob.glob(str(path)))]  # noqa: PTH207 - absolute patterns too
+        if path.exists():
+            expanded.append(path)
+        elif matches:
+            expanded += matches
+        else:
+            raise ConfigError(f"{path}: no such folder of runs; train some first (bnlab train)")
+    return expanded
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` over a runs folder, without the records that came with bnlab.
+
+    They lie in a folder `reference` right below it, and must not mix with the user's runs; who asks
+    for that folder by name gets them. Links to folders (runs kept on another disk) are followed,
+    each folder once.
+    """
+    seen: set[Path] = set()
+    for name, below, names in os.walk(root, followlinks=True):
+        folder = Path(name)
+        real = folder.resolve()
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()  # whichever of two ways to a folder comes first, it is the same every time
+        if folder == root and REFERENCE in below:
+            below.remove(REFERENCE)
+        yield folder, below, names
+
+
+def _no_run(folder: Path, below: Sequence[str], names: Sequence[str]) -> str:
+    """Why a folder that looks like a run is none; "" if it does not look like one."""
+    if {files.METRICS, files.SUMMARY} & set(names):
+        return "neither run.json nor config.yaml: not a whole run; left out"
+    if re.fullmatch(r"s\d+", folder.name) and not below:
+        empty = "named like a run but holds none" if names else "empty folder"
+        return f"{empty}; left out"
+    return ""
+
+
+def read_study(runs_dir: Path, name: str) -> tuple[str, str] | None:
+    """The text of a study as it was run, and where it stands; None if it never was.
+
+    Args:
+        runs_dir: Folder of all runs, or an archive.
+        name: `claims/accuracy-quick.yaml`, `STUDY/study.yaml`: below the folder, or in an archive
+            there.
+
+    Raises:
+        BnlabError: If it cannot be read.
+    """
+    path = runs_dir / name
+    try:
+        if path.exists():
+            return path.read_text(encoding="utf-8"), str(path)
+        for archive in _archives(runs_dir):
+            content = read_archive(archive).get(name)
+            if content is not None:
+                return content.decode("utf-8"), str(archive / name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BnlabError(f"{path}: unreadable: {error}") from None
+    return None
+
+
+def _archives(runs_dir: Path) -> list[Path]:
+    if is_archive(runs_dir):
+        return [runs_dir]
+    if not runs_dir.is_dir():
+        return []
+    return sorted(
+        folder / name
+        for folder, _, names in _walk(runs_dir)
+        for name in names
+        if is_archive(folder / name)
+    )
+
+
+def studies_beside(runs: Sequence[RunFiles]) -> dict[str, bytes]:
+    """The study files in the folders that hold some runs, by `STUDY/FILE`."""
+    found: dict[str, bytes] = {}
+    for folder in dict.fromkeys(run.root.parent.parent for run in runs if run.packed is None):
+        for path in sorted(folder.glob("*.yaml")):
+            found[f"{folder.resolve().name}/{path.name}"] = path.read_bytes()
+    packed = (run.root for run in runs if run.packed is not None)
+    for folder in dict.fromkeys(root.parent.parent for root in packed):
+        archive = next(above for above in (folder, *folder.parents) if is_archive(above))
+        inside = folder.relative_to(archive).as_posix()
+        for name, content in read_archive(archive).items():
+            above, _, file = name.rpartition("/")
+            if above == inside and file.endswith(".yaml"):
+                found[f"{folder.name}/{file}"] = content
+    return found

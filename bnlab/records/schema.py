@@ -1,0 +1,124 @@
+"""What the files of a run hold, typed: whatever does not fit is named where it is read.
+
+Records of the first edition lack what was not recorded then (`code`, `runs_at_once`); such fields
+are None or empty, and mean "not recorded".
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Status: TypeAlias = Literal["running", "done", "diverged", "failed", "preempted"]
+
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
+Value: TypeAlias = float | None
+"""A measurement; None, or NaN, where it was not a finite number."""
+
+
+class Record(BaseModel):
+    """Part of a record; keys that this bnlab does not know are kept, for a newer one wrote them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class Images(Record):
+    """`dataset` of run.json: the images that were trained and measured on."""
+
+    name: str = "unknown"
+    checksum: str | None = None
+    classes: tuple[str, ...] = ()
+    train_images: Count = 0
+    val_images: Count = 0
+    test_images: Count = 0
+    val_indices_hash: str | None = None
+    note: str = ""
+
+
+class Commit(Record):
+    """`git` of run.json: the commit of bnlab's checkout, if it was one."""
+
+    sha: str | None = None
+    dirty: bool = False
+
+
+class Environment(Record):
+    """`environment` of run.json: versions and hardware."""
+
+    python: str | None = None
+    torch: str | None = None
+    cpu: str | None = None
+    gpu: str | None = None
+    threads: Count | None = None
+
+
+class Attempt(Record):
+    """One process that trained at a run."""
+
+    started: str = ""
+
+
+class Seeds(Record):
+    """`seeds` of run.json."""
+
+    run: Count = 0
+
+
+class RunFacts(Record):
+    """run.json: status, attempts and provenance."""
+
+    schema_version: Count
+    status: Status
+    arm: str = ""
+    config_hash: str | None = None
+    seeds: Seeds = Seeds()
+    init_hash: str | None = None
+    data_order_hash: str | None = None
+    parameters: Count | None = None
+    dataset: Images = Images()
+    device: str = "unknown"
+    precision: str = "unknown"
+    git: Commit = Commit()
+    code: Mapping[str, str] = Field(default_factory=dict)
+    """Fingerprint of every source file that training went through, by its path in the package."""
+    environment: Environment = Environment()
+    deterministic: bool = False
+    runs_at_once: Count | None = None
+    """Runs that shared the device, this one included."""
+    attempts: tuple[Attempt, ...] = ()
+    error: str | None = None
+    wall_seconds: float | None = None
+
+
+class Summary(Record):
+    """summary.json: the result, written last.
+
+    Attributes:
+        scores: Final values by tag (`test/accuracy`), which stand beside the other keys in the
+            file; accuracies are fractions.
+    """
+
+    status: Literal["done", "diverged"]
+    arm: str = ""
+    seed: Count | None = None
+    config_hash: str | None = None
+    epochs: Count = 0
+    scores: Mapping[str, Value] = Field(default_factory=dict)
+    train_seconds: float | None = None
+    wall_seconds: float | None = None
+    images_per_second: float | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """The keys as they stand in the file, scores among the others."""
+        data = self.model_dump(mode="json", exclude_unset=True)
+        return {**data, **data.pop("scores")}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_scores(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        plain = {key: value for key, value in data.items() if "/" not in key}
+        return {**plain, "scores": {key: data[key] for key in data.keys() - plain.keys()}}

@@ -1,0 +1,93 @@
+"""Safe writing: a file that exists is whole, and a disk that takes no more is told in one line."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bnlab.errors import BnlabError
+
+
+class StorageError(BnlabError):
+    """The disk is full, read-only or otherwise will not take a file."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write beside, force to disk, rename: readers see the old file or the new, never a part.
+
+    Raises:
+        StorageError: If the disk is full or read-only; the old file is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with storage(path):
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file and have it on the disk before returning.
+
+    Raises:
+        StorageError: If the disk takes no more.
+    """
+    with storage(path), path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_FREE_SPACE = "free some space, then go on with --resume auto"
+_ELSEWHERE = "choose a folder that can be written with --runs-dir"
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "raise the file size limit, then go on with --resume auto",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.EEXIST: _ELSEWHERE,
+}
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal to write into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "what was written before is whole")
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror or error}; {advice}"
+        ) from None
+
+
+def to_json(data: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON without NaN or infinities, which standard JSON lacks: they become null."""
+    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return [_finite(item) for item in value]
+    return value
