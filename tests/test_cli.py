@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from made_runs import make_run
 
 from bnlab import cli
+from bnlab.cli import train
 from bnlab.errors import ConfigError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
@@ -104,6 +106,9 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["check", "absent.yaml"], 2, "no such configuration file"),
         (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
         (["tensorboard", "absent"], 2, "no such folder"),
+        (["study", "run", "absent.yaml", "--jobs", "0"], 2, "--jobs 0: expected a number from 1"),
+        (["study", "run", "absent.yaml", "--jobs", "²"], 2, "expected a number from 1, or auto"),
+        (["claims", "run", "depth", "--jobs", "9" * 5000], 2, "expected a number from 1, or auto"),
     ],
 )
 def test_a_mistake_gets_one_message_the_right_code_and_no_traceback(
@@ -177,9 +182,22 @@ def test_a_machine_without_enough_memory_gets_one_message(
     assert message.count("\n") == 1
 
 
+def test_a_memory_error_that_says_nothing_is_told_as_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("bnlab: not enough memory; lower dataset sizes")
+
+
 def test_diff_of_a_folder_that_is_no_run_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a run directory"):
-        cli.diff(tmp_path, tmp_path)
+        train.diff(tmp_path, tmp_path)
 
 
 def test_help_loads_neither_torch_nor_anything_else_heavy(tmp_path: Path) -> None:
@@ -213,3 +231,69 @@ def test_output_that_finds_no_space_is_told_in_a_line(words: list[str], tmp_path
     assert ended.stderr.startswith("bnlab: the output is incomplete: No space left on device")
     assert "Traceback" not in ended.stderr
     assert "Exception" not in ended.stderr
+
+
+def study_of(tmp_path: Path) -> Path:
+    """Two arms of two seeds in `runs/made`; one of the runs."""
+    for seed in (0, 1):
+        make_run(tmp_path / "runs", seed=seed, sets={"model.norm.name": "none"})
+        made = make_run(tmp_path / "runs", seed=seed)
+    return made.root
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_stdout_cannot_encode_is_printed_as_a_question_mark(
+    tmp_path: Path, encoding: str
+) -> None:
+    run = study_of(tmp_path)
+    for words in (["show", str(run)], ["compare"], ["claims"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "bnlab.cli", *words],
+            cwd=tmp_path,
+            env={**ENVIRONMENT, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "?" in done.stdout.decode(encoding), words
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["compare"], 0),
+        (["compare", "--json"], 0),
+        (["compare", "--out", "out", "--check", "earlier.json"], 4),
+        (["claims", "--out", "out"], 0),
+        (["claims", "--out", "out", "--strict"], 4),
+        (["claims", "--out", "out", "--strict", "--json"], 4),
+        (["runs"], 0),
+        (["--version"], 0),
+    ],
+)
+def test_a_reader_that_leaves_changes_neither_the_files_nor_the_exit_code(
+    tmp_path: Path, words: list[str], code: int
+) -> None:
+    study_of(tmp_path)
+    if "--check" in words:
+        bnlab("compare", "--out", "before", cwd=tmp_path)
+        earlier = (tmp_path / "before/report.json").read_text()
+        changed = re.sub(r'"verdict": "[^"]*"', '"verdict": "another"', earlier)
+        (tmp_path / "earlier.json").write_text(changed)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bnlab.cli", *words],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is printed
+        errors = process.stderr.read()
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
+    if words[0] in {"compare", "claims"}:
+        assert any(tmp_path.rglob("*.html"))

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes, on stderr: a live bar on a terminal, else plain lines."""
+"""What a person sees of a run: while it goes, a live bar or plain lines on stderr; its result."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +38,19 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     parts.append(f"lr {record['optim/lr']:.3g}")
     parts.append(f"{record['images_per_second']:,.0f} images/s")
     return "  ".join(parts)
+
+
+def result_line(summary: Mapping[str, Any]) -> str:
+    """One run's result in one line."""
+    split = next(s for s in ("test", "val", "train") if f"{s}/accuracy" in summary)
+    epochs = summary["epochs"]
+    return (
+        f"{summary['status']}: {summary['arm']}, seed {summary['seed']}, "
+        f"{epochs} epoch{'' if epochs == 1 else 's'}, "
+        f"{split} accuracy {100 * summary[f'{split}/accuracy']:.2f} %, "
+        f"{summary['train_seconds']:.1f} s of training in {summary['precision']} "
+        f"on {summary['device']} ({summary['note']})"
+    )
 
 
 def _live_bars(console: Console) -> Progress:

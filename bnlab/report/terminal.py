@@ -1,6 +1,7 @@
 """Sections on a terminal: sentences and tables, without plots."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.padding import Padding
@@ -16,13 +17,21 @@ PIPED = 120
 """Columns for a reader that is no terminal."""
 
 
+class _Stdout(Console):
+    """A console that falls silent when its reader has left (`| head`), where rich would exit 1."""
+
+    def on_broken_pipe(self) -> None:
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+
+
 def stdout_console() -> Console:
     """Rich on stdout; without a terminal it does not guess a narrow one."""
-    console = Console(highlight=False)
+    console = _Stdout(highlight=False)
     if not console.is_terminal:
         import os
 
-        console = Console(highlight=False, width=int(os.environ.get("COLUMNS", PIPED)))
+        console = _Stdout(highlight=False, width=int(os.environ.get("COLUMNS", PIPED)))
     return console
 
 

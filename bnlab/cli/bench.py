@@ -1,0 +1,45 @@
+"""How fast bnlab trains here: `bench`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnlab.cli.options import AsJson, Device, Files, Sets, settle_config
+from bnlab.cli.output import print_json, remark
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    config: Files = None,
+    sets: Sets = None,
+    device: Device = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter laps.")] = False,
+    processes: Annotated[
+        bool, typer.Option("--processes", help="Also time runs at once in a process each.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON report here too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time bnlab beside the conventional loop and the machine's limit, on synthetic images."""
+    settled = settle_config(config, ["dataset.name=synthetic", *(sets or ())])
+    from dataclasses import replace
+
+    from bnlab.bench import bench as measure
+    from bnlab.bench import default_settings, table_of
+    from bnlab.report.terminal import stdout_console
+    from bnlab.training.device import resolve_device
+
+    settings = default_settings(resolve_device(device), quick=quick)
+    if processes:
+        settings = replace(settings, ways=("threads", "processes"))
+    report = measure(settled, settings, remark)
+    if out is not None:
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    if as_json:
+        print_json(report)
+    else:
+        stdout_console().print(table_of(report))

@@ -1,0 +1,149 @@
+"""What is said of batch normalization, with verdicts: `claims`, `claims run`, `claims explain`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bnlab.cli.options import AsJson, Device, Jobs, RunsDir, count_jobs
+from bnlab.cli.output import (
+    print_json,
+    print_line,
+    print_parts,
+    print_sections,
+    remark,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from bnlab.study.plan import Study
+
+app = typer.Typer(
+    help="What is said of batch normalization, with verdicts.", invoke_without_command=True
+)
+
+Preset = Literal["smoke", "quick", "full"]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 4 unless every claim shown is SUPPORTED.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Write claims.html, .md and .json into this folder.")
+]
+
+
+@app.callback()
+def claims(
+    context: typer.Context,
+    runs_dir: RunsDir = Path("runs"),
+    strict: Strict = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every claim with its verdict, from the runs at hand alone."""
+    if context.invoked_subcommand is None:
+        _show(None, runs_dir, strict, out, as_json)
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Claims.")],
+    preset: Annotated[
+        Preset, typer.Option(help="smoke gives no verdict; quick suits two CPU cores; full a GPU.")
+    ] = "quick",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", help="dataset.name and dataset.root only."
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs that are missing; train nothing.")
+    ] = False,
+    jobs: Jobs = "auto",
+    device: Device = "auto",
+    executor: Annotated[
+        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+    ] = "processes",
+    strict: Strict = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing for some claims, then judge; runs are shared among claims."""
+    at_once = count_jobs(jobs)
+    studies = _studies(names, preset, sets or (), runs_dir)
+    from bnlab.cli.console import watching_study
+    from bnlab.study.run import StudyOptions, raise_failures
+    from bnlab.study.series import run_each
+
+    if dry_run:
+        _show_plans(studies, runs_dir, as_json)
+        return
+    titled = {f"{name}, preset {preset}": study for name, study in studies.items()}
+    options = StudyOptions(at_once, device, executor=executor)
+    for finished in run_each(titled, runs_dir, options, watching_study):
+        raise_failures(finished, this_command())
+    _show(list(studies), runs_dir, strict, out, as_json)
+
+
+@app.command("explain")
+def explain_claim(name: Annotated[str, typer.Argument(help="A claim.")]) -> None:
+    """Say what a claim means, how it is tested and by which rule it is judged."""
+    from bnlab.claims import explain, find_claim
+
+    print_line(explain(find_claim(name)))
+
+
+def _studies(
+    names: Sequence[str], preset: Preset, sets: Sequence[str], runs_dir: Path
+) -> "dict[str, Study]":
+    """The study of each claim, once, by its name."""
+    from bnlab.claims import SHARED, find_claim, refuse_bending, stored_study, study_file
+    from bnlab.study.plan import load_shared_study
+
+    refuse_bending(sets)
+    return {
+        name: load_shared_study(
+            study_file(name),
+            sets,
+            runs_dir=runs_dir,
+            name=SHARED,
+            preset=preset,
+            stored=stored_study(name, preset),
+        )
+        for name in dict.fromkeys(find_claim(name).name for name in names)
+    }
+
+
+def _show_plans(studies: "Mapping[str, Study]", runs_dir: Path, as_json: bool) -> None:
+    from bnlab.study.render import render_estimate, render_plan, study_as_data
+    from bnlab.study.series import estimate_each
+
+    ahead = estimate_each(studies, runs_dir)
+    if as_json:
+        print_json({name: study_as_data(*there) for name, there in ahead.items()})
+        return
+    for name, (survey, estimate) in ahead.items():
+        print_parts(name, render_plan(survey), render_estimate(survey, estimate))
+
+
+def _show(
+    names: list[str] | None, runs_dir: Path, strict: bool, out: Path | None, as_json: bool
+) -> None:
+    """All claims are judged together, whichever are shown."""
+    from bnlab.claims import as_data, find_findings
+    from bnlab.report.claims import terminal_sections, write_claims
+
+    found, remarks = find_findings(runs_dir)
+    shown = [one for one in found if names is None or one.claim.name in names]
+    for met in remarks:
+        remark(f"{met.where}: {met.what}")
+    if out is not None:
+        remark(f"report: {write_claims(shown, out)}")
+    if as_json:
+        print_json(as_data(shown))
+    else:
+        print_sections(terminal_sections(shown))
+    if strict and any(one.verdict.label != "SUPPORTED" for one in shown):
+        raise typer.Exit(4)

@@ -1,0 +1,68 @@
+"""What lies in a folder of runs: `runs` lists it, `show` tells one, `tensorboard` draws it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnlab.cli.options import AsJson, RunsDir
+from bnlab.cli.output import print_json, print_sections, remark
+
+app = typer.Typer()
+
+
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of runs.", show_default="runs")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only these, as in norm=batch; repeatable."),
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only done, diverged, running, failed or preempted ones.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Order by a value; -KEY for falling.")
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs."""
+    from bnlab.report.listing import choose, list_runs, ordered, runs_section
+
+    found = list_runs(folders or [runs_dir])
+    rows = ordered(choose(found, where or [], status), sort)
+    if as_json:
+        print_json({"runs": [{"path": str(row.path), **row.values} for row in rows]})
+    elif not rows:
+        remark(f"no runs{' like that' if found else ''}")
+    else:
+        print_sections([runs_section(rows, len(found))])
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
+) -> None:
+    """Show one run: result, curves, configuration, provenance."""
+    from bnlab.report.listing import load_run, show_data, show_section
+
+    record = load_run(run)
+    if as_json:
+        print_json(show_data(record))
+    else:
+        print_sections([show_section(record)])
+
+
+@app.command()
+def tensorboard(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, or runs.")] = None,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 6006,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "localhost",
+) -> None:
+    """Start TensorBoard with runs named by what differs between them."""
+    from bnlab.report.dashboard import serve
+
+    serve(runs or [Path("runs")], host=host, port=port, say=remark)

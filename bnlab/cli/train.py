@@ -1,0 +1,109 @@
+"""One run: `train` it, `check` its configuration, `diff` it with another."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
+from bnlab.cli.output import print_json, print_line
+from bnlab.errors import ConfigError, RefusedError
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    config: Files = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream.")] = None,
+    device: Device = "auto",
+    runs_dir: RunsDir = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Folder under the runs folder.")] = None,
+    resume: Annotated[
+        Literal["never", "auto", "must"],
+        typer.Option(help="What to do about an unfinished run of this configuration."),
+    ] = "never",
+    if_exists: Annotated[
+        Literal["error", "skip"], typer.Option(help="What to do about a finished one.")
+    ] = "error",
+    deterministic: Deterministic = False,
+    require_clean: Annotated[
+        bool, typer.Option("--require-clean", help="Refuse uncommitted changes in bnlab itself.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be trained, and where; write nothing."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run and record it; its directory is the last line on stdout."""
+    settled = settle_config(config, sets, seed=seed, name=name)
+    from bnlab.cli.console import result_line, watching
+    from bnlab.records import RunDir, read_summary
+    from bnlab.training.experiment import RunOptions, run_experiment, run_path
+    from bnlab.training.provenance import git_state
+
+    root = run_path(runs_dir, settled)
+    if require_clean and git_state().dirty:
+        raise RefusedError("--require-clean: bnlab's checkout has uncommitted changes; commit them")
+    if dry_run:
+        print_line(f"{settled.to_yaml()}{root}")
+        return
+    if if_exists == "skip" and RunDir(root).finished:
+        summary = read_summary(RunDir(root).files).as_data()
+    else:
+        options = RunOptions(device=device, resume=resume, deterministic=deterministic)
+        with watching(settled) as watcher:
+            summary = run_experiment(settled, root, options, watcher=watcher)
+    if as_json:
+        print_json(summary)
+    else:
+        print_line(f"{result_line(summary)}\n{root}")
+    if summary["status"] == "diverged":
+        raise typer.Exit(3)
+
+
+@app.command()
+def check(
+    config: Annotated[list[Path], typer.Argument(help="YAML files, laid over one another.")],
+    sets: Sets = None,
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the resolved configuration.")
+    ] = False,
+) -> None:
+    """Check a configuration: every fault at once, with file and line."""
+    settled = settle_config(config, sets)
+    from bnlab.training.experiment import check_config
+
+    check_config(settled)
+    valid = f"{', '.join(map(str, config))}: valid (hash {settled.hash[:8]})"
+    print_line(settled.to_yaml().rstrip("\n") if show else valid)
+
+
+@app.command()
+def diff(
+    left: Annotated[Path, typer.Argument(help="A configuration file or a run directory.")],
+    right: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two configurations or runs."""
+    from bnlab.config import differences
+
+    found = differences(_resolved(left), _resolved(right))
+    if as_json:
+        print_json({key: {"left": one, "right": two} for key, one, two in found})
+    else:
+        lines = [f"{key}: {one} -> {two}" for key, one, two in found]
+        print_line("\n".join(lines or ["no differences"]))
+
+
+def _resolved(path: Path) -> dict[str, Any]:
+    """The resolved configuration of a file, or of a run without loading torch."""
+    from bnlab.records import RunDir, read_config
+
+    if path.is_dir():
+        if not RunDir(path).started:
+            raise ConfigError(f"{path}: neither a run directory nor a configuration file")
+        return read_config(RunDir(path).files).resolved()
+    return settle_config([path], None).resolved()
