@@ -16,7 +16,7 @@ from made_runs import make_run
 from bnlab.analysis import Comparison, Options, compare, load_runs
 from bnlab.analysis.stats import TimeToTarget
 from bnlab.cli import main
-from bnlab.report import default_folder, write_report
+from bnlab.report import default_folder, is_reference, write_report
 from bnlab.report.blocks import Bullets, Section, Text
 from bnlab.report.listing import sparkline
 from bnlab.report.numbers import difference, number, p_value, score, time
@@ -208,6 +208,65 @@ def test_the_report_lies_in_its_study_or_beside_several(
     assert default_folder(compared(Path("runs")), Path("runs")) == Path("runs/study/report")
     make_run(Path("runs"), seed=5, sets={"name": "other"})
     assert default_folder(compared(Path("runs")), Path("runs")) == Path("runs/report")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (".", ["runs/reference/study"]),
+        (".", ["--runs-dir", "runs/reference", "runs/reference/study", "runs/reference/other"]),
+        (".", ["runs/reference/study", "--check", "earlier.json", "--tensorboard"]),
+        ("runs/reference", ["study"]),
+        ("elsewhere", ["../runs/reference/study"]),
+        ("elsewhere", ["../runs/reference/study", "--tensorboard"]),
+    ],
+)
+def test_reference_records_get_no_report_unless_it_is_told_where(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bnlab: Terminal,
+    where: str,
+    words: list[str],
+) -> None:
+    records = tmp_path / "runs/reference"
+    make_study(records, seeds=2)
+    make_run(records, seed=5, sets={"name": "other"})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if "--check" in words:
+        assert bnlab("compare", "runs/reference/study", "--out", ".")[0] == 0
+        Path("report.json").rename("earlier.json")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / where)
+    code, out, err = bnlab("compare", *words)
+    assert code == 0, err
+    assert "Effects" in out
+    assert re.search(
+        r"^no report: .*report lies among the reference records.*--out$", err, re.MULTILINE
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    code, _, err = bnlab("compare", *words, "--out", records / "study" / "report")
+    assert code == 0
+    assert "no report" not in err
+    assert (records / "study" / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("runs/study/report", False),
+        ("runs/report", False),
+        ("runs/reference/report", True),
+        ("runs/reference/study/report", True),
+        ("runs/reference/many/deep/study/report", True),
+        ("reference/project/runs/study/report", False),
+        ("other/reference/study/report", True),
+    ],
+)
+def test_reference_records_are_known_by_their_place(
+    tmp_path: Path, folder: str, expected: bool
+) -> None:
+    assert is_reference(tmp_path / folder, tmp_path / "runs") == expected
 
 
 # ------------------------------------------------------------------------------------------- words

@@ -93,9 +93,11 @@ def _write(
     comparison: "Comparison", out: Path | None, runs_dir: Path, *, report: bool, curves: bool
 ) -> list[str]:
     """Write what is asked for; a line about each place."""
-    from bnlab.report import default_folder, write_report
+    from bnlab.report import default_folder, is_reference, write_report
 
     folder = out or default_folder(comparison, runs_dir)
+    if (report or curves) and out is None and is_reference(folder, runs_dir):
+        return [f"no report: {folder} lies among the reference records; name a folder with --out"]
     lines = []
     if report:
         write_report(comparison, folder)

@@ -7,11 +7,19 @@ the renderers turn into their format. The same runs give the same bytes.
 from pathlib import Path
 
 from bnlab.analysis import Comparison
-from bnlab.records import StorageError, write_text
+from bnlab.records import REFERENCE, StorageError, write_text
 from bnlab.report.blocks import Plot
 from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
 
-__all__ = ["FOLDER", "changed_verdicts", "default_folder", "read_report", "to_json", "write_report"]
+__all__ = [
+    "FOLDER",
+    "changed_verdicts",
+    "default_folder",
+    "is_reference",
+    "read_report",
+    "to_json",
+    "write_report",
+]
 
 FOLDER = "report"
 """Where a report goes by default, below the study's folder or below runs/."""
@@ -29,6 +37,22 @@ def default_folder(comparison: Comparison, runs_dir: Path) -> Path:
         return runs_dir / FOLDER
     study, here = studies.pop(), Path.cwd()
     return (study.relative_to(here) if study.is_relative_to(here) else study) / FOLDER
+
+
+def is_reference(folder: Path, runs_dir: Path) -> bool:
+    """Whether a default folder lies among the records that came with bnlab.
+
+    They are kept with the code, so a report is written there by who names the place, not in
+    passing. Runs may be compared from any working directory and with any `runs_dir`: a study, or
+    a folder of studies, in a folder `reference` is taken for such records too.
+
+    Args:
+        folder: As `default_folder` gives it.
+        runs_dir: Folder of all runs.
+    """
+    there = folder.resolve()
+    below_runs = there.is_relative_to((runs_dir / REFERENCE).resolve())
+    return below_runs or REFERENCE in there.parts[-3:-1]
 
 
 def title(comparison: Comparison) -> str:
