@@ -32,11 +32,6 @@ main()
 """A Python without what Windows lacks, as far as a program may look for it; it runs bnlab."""
 
 
-@pytest.mark.xfail(
-    reason="records/rundir.py imports fcntl until its lock is filelock's",
-    raises=AssertionError,
-    strict=True,
-)
 @pytest.mark.parametrize(
     "words",
     [
