@@ -41,6 +41,20 @@ class StopRequestedError(BnlabError):
         self.exit_code = exit_code
 
 
+def shown(text: str, *, limit: int | None = 80) -> str:
+    """A user's text as a message echoes it: on one line, what cannot be seen escaped, cut short.
+
+    Args:
+        text: What the user wrote.
+        limit: The most characters of it; None for all.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The tail of an unknown-name message: the nearest known name, if one is near, and all of them.
 

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
-from bnlab.errors import ConfigError, did_you_mean
+from bnlab.errors import ConfigError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Registry(Generic[T]):
     def fault(self, name: str) -> str:
         """Why there is no one plug-in of this name, in words; "" if there is. Imports nothing."""
         if name not in self:
-            return f"unknown {self.kind} {name!r}{did_you_mean(name, self._names())}"
+            return f"unknown {self.kind} {shown(repr(name))}{did_you_mean(name, self._names())}"
         sources = self._sources.get(name, [])
         if len(sources) > 1:
             places = " and ".join(map(str, sources))

@@ -133,6 +133,55 @@ def test_a_value_of_the_wrong_type_or_out_of_range_is_an_error(override: str) ->
     assert override.split("=", maxsplit=1)[0] in fault(override)
 
 
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "dataset.train_size=9223372036854775807",
+        "dataset.val_size=9223372036854775807",
+        "dataset.test_size=9223372036854775807",
+        "train.epochs=2147483648",
+        "train.batch_size=9223372036854775807",
+        "train.eval_batch_size=9223372036854775807",
+        "train.test_every=9223372036854775807",
+        "optim.warmup_epochs=1e308",
+        "optim.lr=1e39",
+        "optim.weight_decay=1e39",
+        "model.init.gain=1e39",
+        "model.norm.eps=1e39",
+        "model.norm.groups=9223372036854775807",
+        "model.norm.ghost_size=9223372036854775807",
+        "model.norm.noise_mean=1e39",
+        "model.norm.noise_std=1e39",
+        "model.depths=[9223372036854775807, 1, 1]",
+        f"model.widths={[1] * 101}",
+        f"model.hidden={[1] * 101}",
+        f"optim.milestones={[0.5] * 101}",
+        f"name={'a' * 101}",
+        f"dataset.root={'a' * 5000}",
+    ],
+)
+def test_a_value_that_no_run_can_have_is_one_fault_that_names_its_key(assignment: str) -> None:
+    key = assignment.split("=", maxsplit=1)[0]
+    message = fault(assignment)
+    assert f": {key}" in message
+    assert " at most " in message or "less than or equal" in message
+    assert "\n" not in message
+    assert len(message) < 350
+
+
+def test_of_very_many_faults_the_first_are_told_and_the_rest_counted() -> None:
+    lines = fault(f"model.widths={['x'] * 90}").splitlines()
+    assert len(lines) == 51
+    assert lines[49].endswith('model.widths.49: expected a whole number, got "x"')
+    assert lines[50].endswith("model.widths.50: and 40 more faults from here on")
+
+
+def test_a_fault_echoes_the_beginning_of_a_long_value_and_what_cannot_be_seen_escaped() -> None:
+    assert f'got "{"x" * 78}…' in fault(f"train.epochs={'x' * 5000}")
+    assert r'got "a\u202eb"' in fault("optim.schedule=a\u202eb")
+    assert f"unknown norm '{'x' * 78}…" in fault(f"model.norm.name={'x' * 5000}")
+
+
 def test_a_key_given_twice_is_an_error_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "optim:\n  lr: 1\n  lr: 2\n")
     assert f"{path}:3: optim.lr: given twice" in fault(files=(path,))

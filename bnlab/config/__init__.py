@@ -1,6 +1,6 @@
 """What an experiment is: the schema with every default, YAML and overrides, faults, one hash."""
 
-from bnlab.config.reading import parse_override, parse_yaml, read_file
+from bnlab.config.reading import parse_override, parse_yaml, read_file, render_yaml
 from bnlab.config.resolve import (
     build_config,
     build_section,
@@ -61,6 +61,7 @@ __all__ = [
     "parse_yaml",
     "read_file",
     "read_resolved",
+    "render_yaml",
     "resolved_hash",
     "restore_config",
     "sublayer",

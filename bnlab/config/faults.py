@@ -6,7 +6,7 @@ from typing import Any
 
 from bnlab.config.schema import Section
 from bnlab.config.tree import KeyPath, dotted, mark_of
-from bnlab.errors import did_you_mean
+from bnlab.errors import did_you_mean, shown
 
 _EXPECTED = {
     "int_type": "expected a whole number",
@@ -33,16 +33,16 @@ def explain(fault: Any, root: type[Section]) -> str:
             f"got the boolean {str(value).lower()} (YAML reads off, no and false, on, yes and true "
             "as booleans); write a name: `none` switches normalization off, `batch` on"
         )
-    shown = json.dumps(value, default=str, ensure_ascii=False)
+    given = shown(json.dumps(value, default=str, ensure_ascii=False))
     if kind == "literal_error":
-        return f"got {shown}{did_you_mean(value, _choices(path, root))}"
+        return f"got {given}{did_you_mean(value, _choices(path, root))}"
     if kind == "string_pattern_mismatch":
         return (
-            f"got {shown}; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            f"got {given}; use letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
     own = str(fault["ctx"]["error"]) if kind == "value_error" else None
     message = own or _EXPECTED.get(kind) or str(fault["msg"])
-    return f"{message[0].lower()}{message[1:]}, got {shown}"
+    return f"{message[0].lower()}{message[1:]}, got {given}"
 
 
 def _section_at(path: KeyPath, root: type[Section]) -> type[Section] | None:

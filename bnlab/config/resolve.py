@@ -26,6 +26,9 @@ NAMED: Mapping[str, Registry[Any]] = {
 }
 """Keys whose value names plug-ins, and of which kind."""
 
+MAX_FAULTS = 50
+"""Each is one line, and finding the nearest known key takes a millisecond."""
+
 
 def load_config(
     files: Sequence[Path | str] = (),
@@ -115,7 +118,10 @@ def _validate(
         # An entry that is wrong is not counted, and the list would be called too short as well.
         above = {fault["loc"][:-1] for fault in faults}
         kept = [fault for fault in faults if fault["loc"] not in above]
-        return None, [(fault["loc"], explain(fault, section)) for fault in kept]
+        told = [(fault["loc"], explain(fault, section)) for fault in kept[:MAX_FAULTS]]
+        if rest := kept[MAX_FAULTS:]:
+            told.append((rest[0]["loc"], f"and {len(rest)} more faults from here on"))
+        return None, told
 
 
 def _lists_to_tuples(value: Any) -> Any:

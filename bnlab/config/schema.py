@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from bnlab.config.reading import render_yaml
 from bnlab.config.tree import flatten
 
 UNHASHED = ("seed", "name", "dataset.root")
@@ -39,6 +39,7 @@ they were: a record without the key means that value, and the hash leaves such a
 BelowOne: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
+Depth: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 
 
 Readers: TypeAlias = Mapping[str, tuple[str, tuple[str, ...]]]
@@ -73,17 +74,17 @@ class DatasetConfig(Section):
 
     name: str = "cifar10"
     """`cifar10`, `folder` (class folders of images) or `synthetic` (drawn by bnlab)."""
-    root: str = "data"
+    root: str = Field("data", max_length=4096)
     """Folder of the data set; not part of the hash."""
     normalize: Literal["none", "half", "minmax", "zscore", "per_image", "decimal"] = "half"
     """`none` [0, 255]; `half` [-1, 1]; `minmax` [0, 1] by the training images' own range;
     `zscore` zero mean and unit variance per channel; `per_image` z-score of each image by itself;
     `decimal` divided by 10^3. Statistics come from the training images in use."""
-    train_size: int | None = Field(None, ge=1)
+    train_size: int | None = Field(None, ge=1, le=10_000_000)
     """Training images in use, balanced over the classes, the same for every seed; null for all."""
-    val_size: int = Field(0, ge=0)
+    val_size: int = Field(0, ge=0, le=10_000_000)
     """Training images held out for choosing hyperparameters; a fixed, recorded split."""
-    test_size: int | None = Field(None, ge=1)
+    test_size: int | None = Field(None, ge=1, le=10_000_000)
     """Test images in use, balanced over the classes; null for all."""
     flip: bool = True
     """Mirror half of the training images, drawn anew each epoch."""
@@ -130,22 +131,22 @@ class NormConfig(Section):
     momentum: float = Field(0.1, gt=0, le=1)
     """Weight of the *newest* batch in the running statistics (PyTorch's convention; Flax and
     Caffe mean the opposite)."""
-    eps: float = Field(1e-5, gt=0)
+    eps: float = Field(1e-5, gt=0, le=1e3)
     affine: bool = True
     """Learn a scale (weight, gamma) and a shift (bias, beta) per channel."""
-    groups: int = Field(32, ge=1)
+    groups: int = Field(32, ge=1, le=65536)
     """Groups of a group norm; where it does not divide the channels, the largest number below it
     that does."""
-    ghost_size: int = Field(32, ge=2)
+    ghost_size: int = Field(32, ge=2, le=1_000_000)
     """Images per ghost batch."""
     moving_average_fraction: float = Field(0.999, gt=0, lt=1)
     """Caffe: weight of the *past* in the running sums."""
     use_global_stats: bool | None = None
     """Caffe: null for its default (running statistics when testing only)."""
-    noise_mean: float = Field(0.5, ge=0)
+    noise_mean: float = Field(0.5, ge=0, le=1e6)
     """noisy_batch: each step shifts activations by noise whose mean is drawn from
     U(-noise_mean, noise_mean)."""
-    noise_std: float = Field(1.25, ge=1)
+    noise_std: float = Field(1.25, ge=1, le=1e6)
     """noisy_batch: and whose standard deviation is drawn from U(1, noise_std)."""
 
 
@@ -157,22 +158,22 @@ class InitConfig(Section):
     )
     """`torch_default` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases; all others set
     biases to zero. `normal_small` is N(0, 0.01^2)."""
-    gain: float = Field(1.0, gt=0)
+    gain: float = Field(1.0, gt=0, le=1e6)
     """Factor on the weights of every layer but the classifier."""
 
 
 class ModelConfig(Section):
     """The conv-norm-ReLU-pool network."""
 
-    widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1)
+    widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1, max_length=100)
     """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
-    depths: tuple[Width, ...] = ()
+    depths: tuple[Depth, ...] = Field((), max_length=100)
     """Convolutions of each width, as in [1, 1, 6]; empty for one each. All are numbered through
     (conv1, conv2, ...), and only the last one of a width pools."""
     residual: bool = False
     """Add a block's input right before its ReLU wherever both have the same shape: in every
     convolution of a width but the first, and in that one where the width does not change."""
-    hidden: tuple[Width, ...] = (1024,)
+    hidden: tuple[Width, ...] = Field((1024,), max_length=100)
     """Fully connected layers before the classifier."""
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -203,20 +204,20 @@ class OptimConfig(Section):
     }
 
     name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e6)
     """Peak learning rate; schedules multiply it."""
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e6)
     decay_weights_only: bool = False
     """Apply weight decay to conv and fc weights only: not to biases, nor to a norm's gamma and
     beta (document 001 decays everything)."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
     """`linear` and `cosine` fall to 0 at the end of training."""
-    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_epochs: float = Field(0.0, ge=0, le=1_000_000)
     """Epochs of linear rise from 0 before the schedule."""
-    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    milestones: tuple[Fraction, ...] = Field((0.5, 0.75), max_length=100)
     """Fractions of training at which `step` multiplies the rate by `step_factor`."""
     step_factor: float = Field(0.1, gt=0, lt=1)
 
@@ -230,8 +231,8 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(200, ge=1, le=1_000_000)
+    batch_size: int = Field(128, ge=1, le=1_000_000)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto` is bf16 where the hardware computes it natively, else fp32. Normalization statistics
     and the loss are fp32 in every mode. What was used is recorded in run.json."""
@@ -240,9 +241,9 @@ class TrainConfig(Section):
     not captured) and gives its numbers; so does `auto`, the fastest of what does. `compile` hands
     the network to torch.compile, which rounds differently and needs a C++ compiler on a CPU: it
     alone is part of the hash. What was used is recorded in run.json."""
-    eval_batch_size: int = Field(1000, ge=1)
+    eval_batch_size: int = Field(1000, ge=1, le=1_000_000)
     """Images per batch when measuring; matters only to `evaluate_in_train_mode`."""
-    test_every: int | None = Field(1, ge=0)
+    test_every: int | None = Field(1, ge=0, le=1_000_000)
     """Epochs between readings of the test set; 0 for one reading after the last epoch, null for
     none at all: tuning must not see it."""
     evaluate_in_train_mode: bool = False
@@ -253,14 +254,14 @@ class TrainConfig(Section):
 class Config(Section):
     """One experiment up to its seed, plus the seed."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Folder under runs/; a label, not part of the hash."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
-    probes: tuple[str, ...] = ()
+    probes: tuple[str, ...] = Field((), max_length=100)
     """Measurements taken inside training; entries of `bnlab/training/probes/`."""
 
     @field_validator("probes")
@@ -276,7 +277,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML that loads back to an equal one."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, default_flow_style=None)
+        return render_yaml(self.resolved())
 
     @property
     def hash(self) -> str:

@@ -78,29 +78,29 @@ def sublayer(layer: Layer, *path: str | int) -> Layer:
     value: Any = layer.tree
     for part in path:
         value = value[part]
-    below = {place[len(path) :]: mark for place, mark in layer.marks.items() if _under(place, path)}
+    below: dict[str | int, list[tuple[KeyPath, str]]] = {}
+    for place, mark in layer.marks.items():
+        if len(place) > len(path) and place[: len(path)] == path:
+            below.setdefault(place[len(path)], []).append((place[len(path) + 1 :], mark))
     tree: dict[str, Any] = {}
     marks: dict[KeyPath, str] = {}
+    given: set[str] = set()
     for key, item in (value or {}).items():
         parts = tuple(str(key).split("."))
-        for place, mark in below.items():
-            if place[0] == key:
-                for end in range(1, len(parts)):
-                    marks.setdefault(parts[:end], mark)
-                marks[(*parts, *place[1:])] = mark
+        for rest, mark in below.get(key, ()):
+            for end in range(1, len(parts)):
+                marks.setdefault(parts[:end], mark)
+            marks[(*parts, *rest)] = mark
         nested = item
         for part in reversed(parts[1:]):
             nested = {part: nested}
-        twice = flatten(tree).keys() & flatten({parts[0]: nested}).keys()
-        if twice:
+        keys = flatten({parts[0]: nested}).keys()
+        if twice := given & keys:
             where = mark_of(parts, marks)
             raise ConfigError(f"{where}: {', '.join(sorted(twice))}: given twice; keep one")
+        given |= keys
         overlay(tree, {parts[0]: nested})
     return Layer(tree, marks)
-
-
-def _under(place: KeyPath, path: KeyPath) -> bool:
-    return len(place) > len(path) and place[: len(path)] == path
 
 
 def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
