@@ -432,6 +432,8 @@ def test_runs_are_listed_filtered_and_sorted(tmp_path: Path, bnlab: Terminal) ->
 
     assert seeds("--where", "norm=none", "--where", "seed=1") == [("none", 1)]
     assert seeds("--status", "diverged") == [("none", 4)]
+    assert seeds("--where", "widths=[64, 128, 256]") == seeds("--where", "lr=1e-1") == seeds()
+    assert seeds("--where", f"seed={'[' * 50_000}") == seeds("--where", "seed=true") == []
     assert [arm for arm, _ in seeds("--sort", "-test/accuracy")][:2] == [
         "batch-after_activation"
     ] * 2

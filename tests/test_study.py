@@ -237,6 +237,10 @@ def test_the_studies_that_ship_have_the_announced_number_of_runs() -> None:
         ({"same": {"optim.lr": [0.1]}}, "same: expected one value"),
         ({"tune": {"optim.lr": 0.1}}, "expected a list of values, got 0.1"),
         ({"tune": {"optim.lr": [0.1, 0.1]}}, "a value is given twice"),
+        (
+            {"tune": {"optim.lr": [n / 100 for n in range(1, 81)], "seed": [*range(80)]}},
+            r"tiny.yaml:\d+: tune: 12,800 configurations; a study has at most 5,000",
+        ),
         ({"tune": {"optim.lrr": [0.1]}}, r"tiny.yaml:\d+: optim.lrr: unknown key; did you mean"),
         ({"tune": {"optim.lr": [0.1, -1]}}, r"tiny.yaml:\d+: optim.lr: .*greater than 0"),
         ({"tune": {"model.norm.momentum": [0.1, 0.2]}}, "arms.none: .*means nothing in this arm"),

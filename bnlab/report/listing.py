@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bnlab.config import flatten
+from bnlab.config import flatten, parse_override
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
 from bnlab.records import RunFiles, RunRecord, find_runs, load_record
 from bnlab.report.blocks import Block, Column, Section, Table, Text
@@ -93,19 +93,20 @@ def choose(rows: Sequence[Row], where: Sequence[str], status: str | None) -> lis
         if not equals:
             raise ConfigError(f"--where {condition}: expected KEY=VALUE, as in optim.lr=0.1")
         full = full_key(key.strip(), rows, "--where")
-        kept = [row for row in kept if _equal(row.values.get(full), text.strip())]
+        wanted = text.strip()
+        try:
+            meant = parse_override(f"value={wanted}", "--where").tree["value"]
+        except ConfigError:
+            meant = wanted
+        kept = [row for row in kept if _equal(row.values.get(full), wanted, meant)]
     return kept
 
 
-def _equal(value: Any, text: str) -> bool:
-    if str(value) == text:
-        return True
-    try:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(text) == float(value)
-        return bool(yaml.safe_load(text) == value)
-    except (ValueError, yaml.YAMLError):
-        return False
+def _equal(value: Any, text: str, meant: Any) -> bool:
+    """Whether a value is what was asked for, as it was typed or as YAML reads it."""
+    return str(value) == text or (
+        isinstance(value, bool) is isinstance(meant, bool) and value == meant
+    )
 
 
 def full_key(key: str, rows: Sequence[Row], flag: str) -> str:

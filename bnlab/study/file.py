@@ -5,13 +5,13 @@ Nothing here imports torch: what is at hand of a study can be read where nothing
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from bnlab.analysis.choose import Point
@@ -28,13 +28,19 @@ from bnlab.config import (
     parse_override,
     parse_yaml,
     read_file,
+    render_yaml,
     sublayer,
 )
-from bnlab.errors import ConfigError, did_you_mean
+from bnlab.errors import ConfigError, did_you_mean, shown
 from bnlab.records import read_study
 
 FIRST_TUNE_SEED = 1000
 """A count of tuning seeds starts here, so that no later count of final seeds runs into it."""
+
+MAX_CONFIGS = 5_000
+"""Arms times values of the grid. Checking one configuration takes a millisecond or two."""
+
+MAX_FAULTS = 50
 
 Stage = Literal["tune", "final"]
 
@@ -50,7 +56,7 @@ def _count_from(first: int) -> BeforeValidator:
 
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class Budget(Section):
@@ -199,7 +205,9 @@ def _with_preset(file: Path, layer: Layer, preset: str) -> Layer:
     """A study file with one of its presets laid over it."""
     presets = build_section(StudyFile, _seeded(layer)).presets
     if preset not in presets:
-        raise ConfigError(f"{file}: unknown preset {preset!r}{did_you_mean(preset, presets)}")
+        raise ConfigError(
+            f"{file}: unknown preset {shown(repr(preset))}{did_you_mean(preset, presets)}"
+        )
     chosen = sublayer(layer, "presets", preset)
     unknown = chosen.tree.keys() - StudyFile.model_fields.keys() | {"presets"} & chosen.tree.keys()
     if unknown:
@@ -260,6 +268,8 @@ class _Builder:
         common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
         for arm, arm_layer in arms.items():
             for point in wanted:
+                if len(self.faults) > MAX_FAULTS:
+                    self._stop_on_faults()
                 values = [_assign(key, value, marks) for key, value in point]
                 self._build_stages(configs, arm, point, [*common, arm_layer, *values])
         self._stop_on_faults()
@@ -309,7 +319,8 @@ class _Builder:
             else:
                 place = mark_of(("base",), self.layer.marks)
                 raise ConfigError(
-                    f"{place}: base: expected the path of a configuration or a mapping, got {part}"
+                    f"{place}: base: expected the path of a configuration or a mapping, got "
+                    f"{shown(str(part))}"
                 )
         return found
 
@@ -374,13 +385,13 @@ class _Builder:
         for key, seeds in (("seeds", spec.seeds), ("tune_seeds", spec.tune_seeds)):
             twice = [str(seed) for seed, count in Counter(seeds).items() if count > 1]
             if twice:
-                self._fault((key,), f"{', '.join(twice)} given twice; keep one")
+                self._fault((key,), f"{shown(', '.join(twice))} given twice; keep one")
         both = sorted(set(spec.seeds) & set(spec.tune_seeds))
         if both:
             self._fault(
                 ("tune_seeds",),
-                f"{', '.join(map(str, both))} also in `seeds`; a value that was chosen for its "
-                "luck with a seed must be confirmed with others",
+                f"{shown(', '.join(map(str, both)))} also in `seeds`; a value that was chosen for "
+                "its luck with a seed must be confirmed with others",
             )
         if spec.tune and not spec.tune_seeds:
             self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
@@ -392,10 +403,15 @@ class _Builder:
         for key, values in grid.items():
             place = mark_of(tuple(key.split(".")), marks)
             if not isinstance(values, list) or not values:
-                shown = json.dumps(values)
-                self.faults[f"{place}: tune.{key}: expected a list of values, got {shown}"] = None
+                given = shown(json.dumps(values))
+                self.faults[f"{place}: tune.{key}: expected a list of values, got {given}"] = None
             elif len({repr(_number(value)) for value in values}) < len(values):
                 self.faults[f"{place}: tune.{key}: a value is given twice"] = None
+        if not self.faults:
+            count = math.prod(map(len, grid.values())) * len(self.spec.arms)
+            if count > MAX_CONFIGS:
+                said = f"{count:,} configurations; a study has at most {MAX_CONFIGS:,}"
+                self._fault(("tune",) if grid else ("arms",), said)
 
     def _check_same(self, grid: Mapping[str, Any], arms: Iterable[str]) -> None:
         same = flatten(self._sublayer("same").tree)
@@ -478,9 +494,7 @@ class _Builder:
         if spec.tune:
             whole["tune_seeds"] = list(spec.tune_seeds)
         order = [key for key in StudyFile.model_fields if whole.get(key) not in (None, [], {})]
-        return yaml.safe_dump(
-            {key: whole[key] for key in order}, sort_keys=False, default_flow_style=None
-        )
+        return render_yaml({key: whole[key] for key in order})
 
 
 def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from bnlab.config import differences, read_file
+from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.records import RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
@@ -173,7 +171,7 @@ def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
         before = read_file(path).tree
         changes = [
             f"  {key}: {was} -> {now}"
-            for key, was, now in differences(before, yaml.safe_load(study.text))
+            for key, was, now in differences(before, parse_yaml(study.text, str(path)).tree)
         ]
         if changes:
             said = "\n".join(changes)
