@@ -9,8 +9,8 @@ from conftest import MakeConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw import raw_run
-from test_experiment import StopAt, assert_same_run, weights
 from torch import nn
+from trained_runs import StopAt, assert_same_run, weights
 
 from bnlab.errors import StopRequestedError
 from bnlab.records import RunDir

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MakeConfig
-from test_experiment import assert_same_run, curves
+from trained_runs import assert_same_run, curves
 
 from bnlab.training.accelerate import CapturedSteps
 from bnlab.training.datasets import load_splits

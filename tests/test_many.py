@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import MakeConfig
 from raw import raw_run
-from test_experiment import assert_same_run
+from trained_runs import assert_same_run
 
 from bnlab.config import Config
 from bnlab.errors import ConfigError, StopRequestedError
