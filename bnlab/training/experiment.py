@@ -72,12 +72,15 @@ class RunOptions:
         resume: `never` refuses an unfinished run; `auto` continues it; `must` demands one.
         deterministic: Bit-identical repeats on a GPU too, at some cost.
         arm: Name of the arm in the run directory; by default made from the norm.
+        runs_at_once: The most runs that share the device with this one, itself included: what a
+            record says of speed is that of a run alone only if it is 1.
     """
 
     device: str = "auto"
     resume: Resume = "never"
     deterministic: bool = False
     arm: str | None = None
+    runs_at_once: int = 1
 
 
 def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
@@ -137,6 +140,7 @@ def run_experiment(
             **_provenance(config, task, data, git),
             "arm": options.arm or arm_label(config),
             "deterministic": options.deterministic,
+            "runs_at_once": _most_at_once(run_dir, options),
             "attempts": attempts,
         }
         _load_checkpoint(run_dir, task, run)
@@ -401,6 +405,12 @@ def _differing_keys(stored: Config, config: Config) -> str:
 def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
     earlier = read_facts(run_dir.files).attempts if run_dir.run.exists() else ()
     return [*(attempt.model_dump() for attempt in earlier), {"started": _now()}]
+
+
+def _most_at_once(run_dir: RunDir, options: RunOptions) -> int:
+    """Over all attempts: the record tells of the epochs of earlier ones too."""
+    earlier = run_dir.read_run() if run_dir.run.exists() else {}
+    return max(options.runs_at_once, int(earlier.get("runs_at_once", 1)))
 
 
 def _now() -> str:
