@@ -21,13 +21,22 @@ import torch
 
 from bnlab.analysis.stats import paired_interval
 from bnlab.config import Config, load_config
+from bnlab.errors import BnlabError
+from bnlab.records import RunDir, read_summary
+from bnlab.study.executors import (
+    EXECUTORS,
+    Cell,
+    ExecutorOptions,
+    StudyWatcher,
+    share_cores,
+)
 from bnlab.training.accelerate import hold_lr
 from bnlab.training.datasets import load_splits
 from bnlab.training.device import numerics, resolve_device, resolve_precision
-from bnlab.training.experiment import RunOptions, build_task
+from bnlab.training.experiment import build_task
 from bnlab.training.loop import Position, train_epoch, training_sums
-from bnlab.training.many import Job, run_many
 from bnlab.training.provenance import environment
+from bnlab.training.signals import stop_on_signal
 
 SMALL = (
     "name=aa",
@@ -102,25 +111,26 @@ def final_accuracies(
     ways: Mapping[str, tuple[str, str, float]], seeds: int, device: str
 ) -> dict[str, list[float]]:
     """Test accuracy after training, by way and seed."""
-    with tempfile.TemporaryDirectory(prefix="bnlab-aa-") as folder:
-        jobs = {
-            Path(folder) / name.replace(" ", "_") / str(seed): (name, seed, way)
+    jobs, threads = share_cores(None, device, None)
+    found: dict[tuple[str, int], float] = {}
+    with tempfile.TemporaryDirectory(prefix="bnlab-aa-") as folder, stop_on_signal() as stop:
+        cells = [
+            Cell(
+                Path(folder) / name.replace(" ", "_") / str(seed), name, name, configure(way, seed)
+            )
             for name, way in ways.items()
             for seed in range(seeds)
-        }
-        found: dict[tuple[str, int], float] = {}
-        for ended in run_many(
-            [
-                Job(configure(way, seed), root, RunOptions(device=device))
-                for root, (_, seed, way) in jobs.items()
-            ]
-        ):
-            if ended.error is not None:
-                raise ended.error
-            name, seed, _ = jobs[ended.job.root]
-            assert ended.summary is not None
-            found[name, seed] = ended.summary["test/accuracy"]
-            print(f"{name}, seed {seed}: {found[name, seed]:.3f}", file=sys.stderr)
+        ]
+        options = ExecutorOptions(jobs, threads, device, deterministic=False, logs=Path(folder))
+        for outcome in EXECUTORS["threads"](cells, options, stop, StudyWatcher()):
+            cell = outcome.cell
+            if outcome.ending not in {"done", "diverged"}:
+                raise BnlabError(
+                    f"{cell.label}, seed {cell.config.seed}: {outcome.reason or outcome.ending}"
+                )
+            accuracy = read_summary(RunDir(cell.root).files).scores["test/accuracy"]
+            print(f"{cell.arm}, seed {cell.config.seed}: {accuracy:.3f}", file=sys.stderr)
+            found[cell.arm, cell.config.seed] = accuracy
     return {name: [found[name, seed] for seed in range(seeds)] for name in ways}
 
 

@@ -6,13 +6,14 @@ import torch
 from conftest import MakeConfig
 from trained_runs import assert_same_run, curves
 
+from bnlab.study.executors import EXECUTORS, Cell, ExecutorOptions, StudyWatcher
 from bnlab.training.accelerate import CapturedSteps
 from bnlab.training.datasets import load_splits
 from bnlab.training.device import numerics
 from bnlab.training.experiment import RunOptions, build_task, run_experiment
 from bnlab.training.loop import evaluate, fit
-from bnlab.training.many import Job, run_many
 from bnlab.training.norms import NORMS
+from bnlab.training.signals import StopRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,9 +92,13 @@ def test_runs_at_once_leave_the_records_that_they_leave_alone(
     ]
     for number, config in enumerate(configs):
         run_experiment(config, tmp_path / "alone" / str(number), EXACT)
-    jobs = [Job(config, tmp_path / "many" / str(n), EXACT) for n, config in enumerate(configs)]
-    for ended in run_many(jobs):
-        assert ended.error is None, ended.error
+    cells = [
+        Cell(tmp_path / "many" / str(number), "arm", str(number), config)
+        for number, config in enumerate(configs)
+    ]
+    options = ExecutorOptions(4, 1, "cuda", deterministic=True, logs=tmp_path / "logs")
+    for outcome in EXECUTORS["threads"](cells, options, StopRequest(), StudyWatcher()):
+        assert outcome.ending != "failed", outcome.reason
     for number in range(len(configs)):
         assert_same_run(tmp_path / "alone" / str(number), tmp_path / "many" / str(number))
 

@@ -591,9 +591,7 @@ def children_of(parent: int) -> list[int]:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     except OSError:
         return []
-    return [
-        int(pid) for pid in children if b"executors" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [int(p) for p in children if b"CellTrainer" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def test_two_processes_share_a_study_and_train_no_cell_twice(write: Write) -> None:

@@ -34,12 +34,12 @@ from bnlab.training.device import (
     autocast,
     keep_freed_memory,
     numerics,
+    own_stream,
     resolve_device,
     resolve_precision,
 )
 from bnlab.training.experiment import build_task, plain_sample
 from bnlab.training.loop import Task, train_epoch, training_sums, weighted_layers
-from bnlab.training.many import own_stream
 from bnlab.training.models import build_model, norm_layers
 from bnlab.training.norms import calibrate
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
@@ -216,7 +216,7 @@ class Alone:
 
 
 class Threads:
-    """Several runs of bnlab at once, as `run_many` has them.
+    """Several runs of bnlab at once, as the executor `threads` has them.
 
     Args:
         contender: Its `runs` differ in their seed.

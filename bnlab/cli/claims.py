@@ -64,7 +64,7 @@ def run(
     jobs: Jobs = "auto",
     device: Device = "auto",
     executor: Annotated[
-        str, typer.Option(help="Where runs execute: processes, or inline (one by one, here).")
+        str, typer.Option(help="Where runs execute: processes, threads, or inline (one by one).")
     ] = "processes",
     strict: Strict = False,
     out: Out = None,

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnlab.config import Config, arm_label
-from bnlab.study.executors import Cell, Outcome, StudyWatcher, epochs_done, show_progress
+from bnlab.study.executors import Cell, Outcome, StudyWatcher
+from bnlab.study.render import epochs_done, show_progress
 from bnlab.training.experiment import Watcher
 from bnlab.training.loop import Position
 

@@ -1,11 +1,13 @@
 """A study in words: the matrix, what tuning chose, what is under way, and the closing table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from bnlab.errors import BnlabError
+from bnlab.records import RunDir, epoch_of, read_metrics
 from bnlab.study.estimate import Estimate, budget_excess
-from bnlab.study.executors import show_metric, show_progress
+from bnlab.study.executors import Cell
 from bnlab.study.file import show_point, show_value
 from bnlab.study.survey import STATES, Survey
 
@@ -147,6 +149,35 @@ def render_under_way(survey: Survey) -> str:
         elif state == "failed":
             lines.append(f"failed: {cell.label}: {survey.reasons.get(cell.root, 'unknown')}")
     return "\n".join(lines)
+
+
+def epochs_done(cell: Cell) -> int:
+    """Epochs on record."""
+    records = _metrics(cell)
+    return epoch_of(records[-1]) if records else 0
+
+
+def show_progress(cell: Cell) -> str:
+    """How far a run is, from its metrics."""
+    records = _metrics(cell)
+    if not records:
+        return "in its first epoch"
+    last = records[-1]
+    split = next((s for s in ("val", "test", "train") if f"{s}/accuracy" in last), "train")
+    accuracy = show_metric("accuracy", last.get(f"{split}/accuracy") or 0.0)
+    return f"epoch {last['epoch']}/{cell.config.train.epochs}, {split} accuracy {accuracy}"
+
+
+def _metrics(cell: Cell) -> Sequence[Mapping[str, float | None]]:
+    try:
+        return read_metrics(RunDir(cell.root).files).records
+    except BnlabError:
+        return ()
+
+
+def show_metric(name: str, value: float) -> str:
+    """Accuracy in percent, loss in nats."""
+    return f"{100 * value:.2f} %" if name.endswith("accuracy") else f"{value:.4f}"
 
 
 def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -118,7 +118,9 @@ def run_study(
 
 
 def _settings(survey: Survey, options: StudyOptions) -> ExecutorOptions:
-    jobs, threads = share_cores(options.jobs, options.device, _earlier_threads(survey))
+    one_by_one = "one_by_one" in EXECUTORS.entry(options.executor).facts
+    jobs = 1 if one_by_one else options.jobs
+    jobs, threads = share_cores(jobs, options.device, _earlier_threads(survey))
     logs = survey.folder / "logs"
     return ExecutorOptions(jobs, threads, options.device, options.deterministic, logs)
 

@@ -120,6 +120,27 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext()
 
 
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many CPU threads, and put their number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let this thread's work on a GPU go to a stream of its own."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        yield
+
+
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_MAX = -1, -4
 
 

@@ -409,8 +409,8 @@ def _attempts(run_dir: RunDir) -> list[dict[str, str]]:
 
 def _most_at_once(run_dir: RunDir, options: RunOptions) -> int:
     """Over all attempts: the record tells of the epochs of earlier ones too."""
-    earlier = run_dir.read_run() if run_dir.run.exists() else {}
-    return max(options.runs_at_once, int(earlier.get("runs_at_once", 1)))
+    earlier = read_facts(run_dir.files).runs_at_once if run_dir.run.exists() else 1
+    return max(options.runs_at_once, earlier or 1)
 
 
 def _now() -> str:

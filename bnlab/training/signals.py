@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-_EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+"""What a process exits with that a signal has stopped."""
 
 
 @dataclass
@@ -39,9 +40,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
         if stop() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.name = signal.Signals(number).name
-        stop.exit_code = _EXIT_CODES[signal.Signals(number)]
+        stop.exit_code = EXIT_CODES[signal.Signals(number)]
 
-    before = {number: signal.signal(number, handle) for number in _EXIT_CODES}
+    before = {number: signal.signal(number, handle) for number in EXIT_CODES}
     try:
         yield stop
     finally:
