@@ -11,21 +11,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bnlab import bench as module
-from bnlab.bench import (
-    Contender,
-    Device,
-    Lap,
-    Settings,
-    Work,
-    bench,
-    build_runner,
-    contenders_of,
-    default_settings,
-    measure_device,
-    race,
-    table_of,
-    work_of,
-)
+from bnlab.bench import Settings, bench, contenders_of, default_settings, table_of, timing
+from bnlab.bench.contenders import Alone, Contender, Lap, build_runner
+from bnlab.bench.limits import Device, ImageCost, cost_of, measure_device
+from bnlab.bench.table import rate_of
+from bnlab.bench.timing import race
 from bnlab.cli import app
 from bnlab.errors import BnlabError
 from bnlab.training.loop import training_sums
@@ -94,9 +84,7 @@ def test_every_kind_of_contender_trains_on_all_images(tiny_config: MakeConfig, k
 
 
 def test_without_gradient_norms_the_same_steps_are_taken(tiny_config: MakeConfig) -> None:
-    runners = [
-        module.Alone(Contender(kind, kind, tiny_config(), "cpu")) for kind in ("bnlab", "bare")
-    ]
+    runners = [Alone(Contender(kind, kind, tiny_config(), "cpu")) for kind in ("bnlab", "bare")]
     for runner in runners:
         runner()
     with_norms, without = (training_sums(runner.task) for runner in runners)
@@ -105,9 +93,13 @@ def test_without_gradient_norms_the_same_steps_are_taken(tiny_config: MakeConfig
     assert torch.equal(with_norms.loss, without.loss)
 
 
-def test_a_contender_races_in_a_process_of_its_own(tiny_config: MakeConfig) -> None:
-    laps = race([Contender("a", "bnlab", tiny_config(), "cpu")], warm_up=0, repeats=1)
-    assert laps["a"][0].images == 160
+@pytest.mark.parametrize(("kind", "runs"), [("conventional", 1), ("threads", 2), ("processes", 2)])
+def test_a_contender_races_in_processes_of_its_own(
+    tiny_config: MakeConfig, kind: Any, runs: int
+) -> None:
+    contender = Contender("a", kind, tiny_config(), "cpu", runs=runs, workers=2)
+    laps = race([contender], warm_up=0, repeats=2)
+    assert [lap.images for lap in laps["a"]] == [160 * runs] * 2
 
 
 def test_a_contender_that_fails_is_named(tiny_config: MakeConfig) -> None:
@@ -117,7 +109,7 @@ def test_a_contender_that_fails_is_named(tiny_config: MakeConfig) -> None:
 
 def test_runs_in_threads_report_their_failure(tiny_config: MakeConfig) -> None:
     config = tiny_config("dataset.train_size=161", "model.widths=[4]", "model.norm.fc=true")
-    with pytest.raises(ValueError, match="more than 1 value"):
+    with pytest.raises(BnlabError, match=r"ValueError: .*more than 1 value"):
         build_runner(Contender("a", "threads", config, "cpu", runs=2))()
 
 
@@ -129,14 +121,14 @@ def test_the_work_of_a_network_is_counted_by_hand(tiny_config: MakeConfig) -> No
     products = 2 * 27 * 1024 + 10 * 512  # 3x3x3 per output position; 2 * 16 * 16 features in
     parameters = 2 * 27 + 2 + 10 * 512 + 10
     activations = 3 * 1024 + 2 * 1024 + 512 + 10
-    work = work_of(config, "fp32")
-    assert work.flops == 6 * products
-    assert work.bytes == 3 * 4 * activations + 28 * parameters / 32
-    assert work_of(config, "bf16").bytes == 3 * 2 * activations + 28 * parameters / 32
+    cost = cost_of(config, "fp32")
+    assert cost.flops == 6 * products
+    assert cost.bytes == 3 * 4 * activations + 28 * parameters / 32
+    assert cost_of(config, "bf16").bytes == 3 * 2 * activations + 28 * parameters / 32
 
 
 def test_the_seed_network_takes_262_million_operations(make_seed: Callable[[], Any]) -> None:
-    assert work_of(make_seed(), "fp32").flops == pytest.approx(262e6, rel=0.01)
+    assert cost_of(make_seed(), "fp32").flops == pytest.approx(262e6, rel=0.01)
 
 
 @pytest.fixture
@@ -150,13 +142,13 @@ def make_seed() -> Callable[[], Any]:
 def test_frozen_statistics_do_not_keep_the_work_from_being_counted(
     tiny_config: MakeConfig,
 ) -> None:
-    assert work_of(tiny_config("model.norm.name=frozen_init"), "fp32").flops > 0
+    assert cost_of(tiny_config("model.norm.name=frozen_init"), "fp32").flops > 0
 
 
 def test_the_scarcer_of_products_and_traffic_sets_the_limit() -> None:
     device = Device(flops_per_second=100.0, bytes_per_second=10.0)
-    assert device.images_per_second(Work(flops=50, bytes=1)) == 2
-    assert device.images_per_second(Work(flops=50, bytes=20)) == 0.5
+    assert device.images_per_second(ImageCost(flops=50, bytes=1)) == 2
+    assert device.images_per_second(ImageCost(flops=50, bytes=20)) == 0.5
 
 
 def test_a_device_reaches_some_rate() -> None:
@@ -189,14 +181,14 @@ def test_ratios_are_medians_over_laps_of_one_round(
 
 
 def test_what_is_done_once_an_epoch_counts_once_an_epoch() -> None:
-    assert module._rate(Lap(100, 1.0)) == pytest.approx(100)
-    assert module._rate(Lap(100, 1.0, per_epoch=500.0)) == pytest.approx(50)
+    assert rate_of(Lap(100, 1.0)) == pytest.approx(100)
+    assert rate_of(Lap(100, 1.0, per_epoch=500.0)) == pytest.approx(50)
 
 
 def test_the_command_prints_a_table_and_writes_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_Lanes", Here)
+    monkeypatch.setattr(timing, "Processes", Here)
     monkeypatch.setattr(module, "default_settings", lambda *_, **__: SETTINGS)
     out = tmp_path / "bench.json"
     sets = [word for override in TINY for word in ("--set", override)]
