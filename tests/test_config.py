@@ -14,6 +14,7 @@ from bnlab.config import (
     Config,
     DatasetConfig,
     Layer,
+    ModelConfig,
     NormConfig,
     OptimConfig,
     Section,
@@ -29,7 +30,7 @@ from bnlab.config import (
     sublayer,
 )
 from bnlab.errors import ConfigError
-from bnlab.registry import DATASETS, NORMS, Registry
+from bnlab.registry import DATASETS, MODELS, NORMS, Registry
 
 
 def make(*overrides: str, files: tuple[Path, ...] = (), **flags: Any) -> Config:
@@ -89,6 +90,7 @@ def test_every_fault_of_a_file_is_reported_at_once_with_its_line(tmp_path: Path)
         ("optim.schedule=cosin", "did you mean 'cosine'"),
         ("dataset.name=cifar", "did you mean 'cifar10'"),
         ("modle.dropout=0.1", "did you mean 'model'"),
+        ("model.name=convnett", "did you mean 'convnet'"),
     ],
 )
 def test_an_unknown_key_or_name_gets_the_nearest_known_one(override: str, hint: str) -> None:
@@ -275,7 +277,7 @@ def test_what_changes_the_experiment_changes_the_hash(real: str) -> None:
 def test_a_record_without_the_later_keys_means_what_it_was_made_with() -> None:
     config = make()
     resolved = config.resolved()
-    for key in ("depths", "residual"):
+    for key in ("name", "depths", "residual"):
         assert f"model.{key}" in LATER_KEYS
         del resolved["model"][key]
     assert resolved_hash(resolved) == config.hash
@@ -412,7 +414,13 @@ def test_every_norm_resolves_and_hashes_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "kind"), [(DatasetConfig, DATASETS), (NormConfig, NORMS), (OptimConfig, None)]
+    ("section", "kind"),
+    [
+        (DatasetConfig, DATASETS),
+        (ModelConfig, MODELS),
+        (NormConfig, NORMS),
+        (OptimConfig, None),
+    ],
 )
 def test_what_is_said_to_read_a_field_exists(
     section: type[Section], kind: Registry[object] | None

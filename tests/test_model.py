@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 from bnlab.config import InitConfig, ModelConfig, NormConfig
 from bnlab.errors import ConfigError
+from bnlab.registry import Entry
+from bnlab.training.accelerate import build_forward
 from bnlab.training.models import (
-    CONV_ORDERS,
-    FC_ORDERS,
+    MODELS,
     Dropout,
     build_model,
     check_batch,
-    norm_layers,
+    init_hash,
+    outputs_of,
     parameter_count,
+    roles,
 )
+from bnlab.training.models.convnet import CONV_ORDERS, FC_ORDERS
 from bnlab.training.norms import NORMS, calibrate
 from bnlab.training.streams import stream
 
@@ -38,7 +42,9 @@ def configured(norm: dict[str, object] | None = None, **fields: object) -> Model
 
 
 def tiny(norm: dict[str, object] | None = None, **fields: object) -> nn.Sequential:
-    return build_model(configured(norm, **fields), in_shape=(3, 8, 8), num_classes=5, seed=0)
+    model = build_model(configured(norm, **fields), in_shape=(3, 8, 8), num_classes=5, seed=0)
+    assert isinstance(model, nn.Sequential)
+    return model
 
 
 def children(model: nn.Sequential) -> list[str]:
@@ -205,7 +211,7 @@ def test_switches_say_which_layers_have_a_norm(
     norm: dict[str, object], expected: list[str]
 ) -> None:
     model = tiny(norm)
-    assert list(norm_layers(model)) == expected
+    assert list(roles(model).norms) == expected
     assert [name for name in children(model) if "norm" in name] == expected
 
 
@@ -238,7 +244,7 @@ def test_norms_stand_on_the_features_that_reach_them(placement: str) -> None:
         "after_pool": [(4, 4, 4), (6, 2, 2), (8,)],
         "both": [*[(4, 8, 8)] * 2, *[(6, 4, 4)] * 2, *[(8,)] * 2],
     }.get(placement, [(4, 8, 8), (6, 4, 4), (8,)])
-    assert [tuple(n.get_parameter("weight").shape) for n in norm_layers(model).values()] == expected
+    assert [tuple(n.get_parameter("weight").shape) for n in roles(model).norms.values()] == expected
 
 
 @pytest.mark.parametrize(("name", "placement"), list(product(NORMS, CONV_ORDERS)))
@@ -323,10 +329,113 @@ def test_dropout_layers_draw_from_streams_of_their_own() -> None:
     assert torch.equal(masks[0], again.get_submodule("fc1_dropout")(torch.ones(4, 32)))
 
 
+# ------------------------------------------------------------------------- roles and any network
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_gives_logits_and_has_roles_in_the_order_data_flows(name: str) -> None:
+    before = torch.get_rng_state()
+    model = build_model(configured(name=name), num_classes=5, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+    found = roles(model)
+    called: list[nn.Module] = []
+    for layer in (*found.weighted.values(), *found.norms.values(), *found.activations.values()):
+        layer.register_forward_hook(lambda layer, _inputs, _output: called.append(layer))
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    for layers in (found.weighted, found.norms, found.activations):
+        assert layers
+        assert [layer for layer in called if layer in layers.values()] == list(layers.values())
+    assert list(found.weighted.values())[-1].weight.shape[0] == 5
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_draws_its_weights_from_the_seed_alone(name: str) -> None:
+    one, same, other = (build_model(configured(name=name), seed=seed) for seed in (3, 3, 4))
+    assert init_hash(one) == init_hash(same) != init_hash(other)
+
+
+class Block(nn.Module):
+    """A part of a network of somebody else's, whose activation works in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        activated: Tensor = self.act(self.norm(self.conv(features)))
+        return activated.mean((2, 3))
+
+
+def nested(*_: object) -> nn.Module:
+    """Another's network, first drawn from the global stream."""
+    return nn.Sequential(OrderedDict(block=Block(), head=nn.Linear(4, 5)))
+
+
+@pytest.fixture
+def _nested_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS._entries, "nested", Entry(nested, frozenset()))
+
+
+def test_the_layers_of_a_nested_network_have_dotted_names() -> None:
+    found = roles(nested())
+    assert [list(names) for names in (found.weighted, found.norms, found.activations)] == [
+        ["block.conv", "head"],
+        ["block.norm"],
+        ["block.act"],
+    ]
+
+
+@pytest.mark.usefixtures("_nested_is_known")
+def test_the_weights_of_any_network_start_as_the_configuration_says() -> None:
+    gained = configured(name="nested", init=InitConfig(gain=2.0))
+    one, same = (build_model(gained, seed=1) for _ in range(2))
+    assert init_hash(one) == init_hash(same)
+    plain = build_model(configured(name="nested"), seed=1)
+    for name, factor in (("block.conv.weight", 2), ("head.weight", 1)):
+        torch.testing.assert_close(parameter(one, name), factor * parameter(plain, name))
+    assert parameter(one, "head.bias").count_nonzero() == 0
+
+
+@pytest.mark.usefixtures("_nested_is_known")
+def test_what_a_layer_gives_outlives_an_activation_in_place() -> None:
+    model = build_model(configured(name="nested"), seed=1).eval()
+    found, inputs = roles(model), images()
+    with torch.no_grad(), outputs_of(found.norms) as outputs:
+        model(inputs)
+    expected = found.norms["block.norm"](found.weighted["block.conv"](inputs))
+    torch.testing.assert_close(outputs["block.norm"], expected)
+
+
+def test_a_norm_of_any_class_is_one_and_its_parts_are_no_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def squeezing(shape: tuple[int, ...], _config: NormConfig) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(shape[0], shape[0], 1), nn.ReLU())
+
+    monkeypatch.setitem(NORMS._entries, "squeezing", Entry(squeezing, frozenset()))
+    found = roles(tiny({"name": "squeezing", "fc": False}))
+    assert list(found.norms) == ["conv1_norm", "conv2_norm"]
+    assert list(found.weighted) == ["conv1", "conv2", "fc1", "classifier"]
+    assert list(found.activations) == ["conv1_relu", "conv2_relu", "fc1_relu"]
+
+
+def test_only_of_a_plain_sequence_are_layers_called_in_another_order() -> None:
+    class Doubled(nn.Sequential):
+        def forward(self, features: Tensor) -> Tensor:
+            for layer in self:
+                features = layer(features)
+            return 2 * features
+
+    model, inputs = Doubled(nn.ReLU(), nn.MaxPool2d(2)), images()
+    assert torch.equal(build_forward(model, "swap")(inputs), model(inputs))
+
+
 # ------------------------------------------------------------------------------ initialization
 
 
-def started(name: str, gain: float = 1.0) -> nn.Sequential:
+def started(name: str, gain: float = 1.0) -> nn.Module:
     return build_model(
         configured(
             {"name": "none"},
@@ -489,7 +598,7 @@ def test_relu_and_max_pool_commute(size: int, seed: int) -> None:
 def trained_statistics(placement: str) -> nn.Sequential:
     model = tiny({"placement": placement}).double()
     with torch.no_grad():
-        for norm in norm_layers(model).values():
+        for norm in roles(model).norms.values():
             for value in norm.parameters():
                 value.normal_()
     for _ in range(3):

@@ -30,10 +30,12 @@ def batch(images: int = 20) -> Sample:
 @pytest.fixture
 def model(tiny_config: MakeConfig) -> nn.Sequential:
     config = tiny_config("model.dropout=0.5", "model.norm=noisy_batch")
-    return build_model(config.model, seed=0).double()
+    made = build_model(config.model, seed=0).double()
+    assert isinstance(made, nn.Sequential)
+    return made
 
 
-def outputs(model: nn.Sequential, images: Tensor) -> dict[str, Tensor]:
+def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, layer in model.named_children():
         images = layer(images)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.config import InitConfig, ModelConfig, NormConfig
-from bnlab.training.models import CONV_ORDERS, build_model, init_hash
+from bnlab.training.models import build_model, init_hash
+from bnlab.training.models.convnet import CONV_ORDERS
 from bnlab.training.norms import NORMS, calibrate
 
 INITS = ("he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_small")
@@ -17,7 +18,7 @@ INITS = ("he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_sm
 
 def build(
     norm: str, placement: str = "before_activation", *, seed: int = 0, init: str = "he_normal"
-) -> nn.Sequential:
+) -> nn.Module:
     config = ModelConfig(
         widths=(4, 6),
         hidden=(8,),

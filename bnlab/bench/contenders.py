@@ -26,8 +26,8 @@ from bnlab.training.device import (
     resolve_precision,
 )
 from bnlab.training.experiment import build_task, plain_sample
-from bnlab.training.loop import Task, train_epoch, training_sums, weighted_layers
-from bnlab.training.models import build_model, norm_layers
+from bnlab.training.loop import Task, train_epoch, training_sums
+from bnlab.training.models import build_model, roles
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
 from bnlab.training.recorder import open_recorder
 from bnlab.training.signals import StopRequest
@@ -179,18 +179,18 @@ class Alone:
         return replace(lap, per_epoch=self._record()) if self.kind == "recorded" else lap
 
     def _record(self) -> float:
-        task = self.task
+        task, layers = self.task, roles(self.task.model)
         with (
             tempfile.TemporaryDirectory(prefix="bnlab-bench-") as folder,
             open_recorder(
-                RunDir(Path(folder)), task.config, weighted_layers(task.model), epochs_done=0
+                RunDir(Path(folder)), task.config, layers.weighted, epochs_done=0
             ) as recorder,
         ):
             started = time.perf_counter()
             with autocast(task.precision, task.device):
                 probed = run_probes(CHEAP_PROBES, task.model, self.seen)
             record = {"epoch": 1, "step": 1, "train/loss": 1.0, **probed}
-            recorder.write(record, norm_layers(task.model))
+            recorder.write(record, layers.norms)
             return time.perf_counter() - started
 
 

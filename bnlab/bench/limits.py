@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnlab.config import Config
 from bnlab.training.device import Precision, numerics
-from bnlab.training.models import build_model
+from bnlab.training.models import build_model, roles
 from bnlab.training.norms import calibrate
 
 
@@ -39,9 +39,8 @@ def cost_of(config: Config, precision: Precision) -> ImageCost:
         products = output.numel() * layer.weight[0].numel()
         sizes.append((products, inputs[0].numel(), output.numel()))
 
-    for layer in model:
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.register_forward_hook(count)
+    for layer in roles(model).weighted.values():
+        layer.register_forward_hook(count)
     with torch.no_grad():
         calibrate(model, torch.zeros(2, 3, 32, 32))  # frozen_init refuses to run before
         model(torch.zeros(1, 3, 32, 32))

@@ -17,10 +17,11 @@ from bnlab.config.reading import parse_override, parse_yaml, read_file
 from bnlab.config.schema import Config, Section
 from bnlab.config.tree import KeyPath, Layer, merge_layers
 from bnlab.errors import ConfigError
-from bnlab.registry import DATASETS, NORMS, PROBES, Registry
+from bnlab.registry import DATASETS, MODELS, NORMS, PROBES, Registry
 
 NAMED: Mapping[str, Registry[Any]] = {
     "dataset.name": DATASETS,
+    "model.name": MODELS,
     "model.norm.name": NORMS,
     "probes": PROBES,
 }

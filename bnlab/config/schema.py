@@ -31,7 +31,11 @@ UNHASHED_VALUES = (
 )
 """Choices that give the same numbers; a key with one of these values is left out likewise."""
 
-LATER_KEYS: Mapping[str, Any] = {"model.depths": [], "model.residual": False}
+LATER_KEYS: Mapping[str, Any] = {
+    "model.name": "convnet",
+    "model.depths": [],
+    "model.residual": False,
+}
 """Keys that the schema got after runs had been recorded, each with the value that leaves things as
 they were: a record without the key means that value, and the hash leaves such a pair out."""
 
@@ -163,8 +167,15 @@ class InitConfig(Section):
 
 
 class ModelConfig(Section):
-    """The conv-norm-ReLU-pool network."""
+    """The network; the documents' one is made of conv-norm-ReLU-pool blocks."""
 
+    only_with: ClassVar[Readers] = {
+        "depths": ("name", ("convnet",)),
+        "residual": ("name", ("convnet",)),
+    }
+
+    name: str = "convnet"
+    """A network of `bnlab/training/models/`; `convnet` is that of the documents."""
     widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1, max_length=100)
     """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
     depths: tuple[Depth, ...] = Field((), max_length=100)

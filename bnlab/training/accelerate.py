@@ -46,12 +46,13 @@ def resolve_acceleration(
 # ------------------------------------------------------------------------------ forward pass
 
 
-def build_forward(model: nn.Sequential, acceleration: Acceleration) -> Forward:
+def build_forward(model: nn.Module, acceleration: Acceleration) -> Forward:
     """How images become logits; the modules, and so all states and hooks, stay the model's."""
-    if acceleration == "eager":
-        return model
     if acceleration == "compile":
         return torch.compile(model)
+    # Of another module nobody knows in which order it calls its layers.
+    if acceleration == "eager" or type(model) is not nn.Sequential:
+        return model
     return lambda images: pool_before_relu(model, images)
 
 

@@ -26,8 +26,8 @@ from bnlab.training.device import (
     resolve_device,
     resolve_precision,
 )
-from bnlab.training.loop import Position, Task, fit, weighted_layers
-from bnlab.training.models import build_model, check_batch, init_hash, norm_layers, parameter_count
+from bnlab.training.loop import Position, Task, fit
+from bnlab.training.models import build_model, check_batch, init_hash, parameter_count, roles
 from bnlab.training.norms import calibrate
 from bnlab.training.optim import build_optimizer
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
@@ -290,15 +290,16 @@ def _train(
         run["wall_seconds"] = time.perf_counter() - started
         _save_checkpoint(run_dir, task, run)
 
+    layers = roles(task.model)
     with open_recorder(
-        run_dir, task.config, weighted_layers(task.model), epochs_done=task.position.epoch
+        run_dir, task.config, layers.weighted, epochs_done=task.position.epoch
     ) as recorder:
         for record in fit(task, between_steps):
             with autocast(task.precision, task.device):
                 last = task.position.outcome is not None
                 probed = run_probes(task.config.probes, task.model, sample, last=last)
             line = {**record, **probed}
-            recorder.write(line, norm_layers(task.model))
+            recorder.write(line, layers.norms)
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 save()
                 saved = time.perf_counter()

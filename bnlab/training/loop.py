@@ -19,20 +19,12 @@ from bnlab.config import Config
 from bnlab.training.accelerate import Acceleration, Forward, Steps, build_steps, hold_lr
 from bnlab.training.batches import Batches
 from bnlab.training.device import Precision, autocast
+from bnlab.training.models import roles
 from bnlab.training.optim import lr_at
 
 DIVERGED_SHARE_OF_CHANCE = 0.9
 """A run whose final training loss is above this share of ln(classes), the loss of guessing, has
 learned nothing: it counts as diverged. Fixed before any run."""
-
-
-def weighted_layers(model: nn.Sequential) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The convolutions and linear layers by name, in data-flow order."""
-    return {
-        name: child
-        for name, child in model.named_children()
-        if isinstance(child, (nn.Conv2d, nn.Linear))
-    }
 
 
 class Sums:
@@ -43,8 +35,8 @@ class Sums:
         device: Where the sums live.
     """
 
-    def __init__(self, model: nn.Sequential, device: torch.device) -> None:
-        self.layers = weighted_layers(model)
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.layers = roles(model).weighted
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.grad_norms = torch.zeros(len(self.layers), device=device)
@@ -113,7 +105,7 @@ class Task:
     """Everything that a run trains with, ready on its device."""
 
     config: Config
-    model: nn.Sequential
+    model: nn.Module
     forward: Forward
     """The model's output from images, in the way of `acceleration`."""
     optimizer: torch.optim.Optimizer

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bnlab.config import OptimConfig
+from bnlab.training.models import roles
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
@@ -17,11 +18,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     biases and a normalizer's gamma and beta are left alone. Otherwise it acts on everything, as
     document 001 has it.
     """
-    weights = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear))
-    }
+    weights = {id(layer.weight) for layer in roles(model).weighted.values()}
     decays = [p for p in model.parameters() if id(p) in weights or not config.decay_weights_only]
     spared = [
         p for p in model.parameters() if not (id(p) in weights or not config.decay_weights_only)

@@ -34,6 +34,7 @@ __all__ = [
     "align",
     "build_norm",
     "calibrate",
+    "is_norm",
     "widen",
 ]
 
@@ -48,4 +49,15 @@ def build_norm(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     Raises:
         ConfigError: If there is none of that name, or it cannot stand on features of this shape.
     """
-    return NORMS[config.name](shape, config)
+    norm = NORMS[config.name](shape, config)
+    if config.name != "none":
+        norm.is_norm = True  # type: ignore[assignment]
+    return norm
+
+
+_OF_TORCH = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)  # noqa: SLF001 - no public name says it
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalizer: one of `build_norm`, of whatever class, or torch's."""
+    return isinstance(module, _OF_TORCH) or getattr(module, "is_norm", False) is True

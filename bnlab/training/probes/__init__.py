@@ -14,7 +14,6 @@ from bnlab.training.probes._base import (
     Sample,
     eval_mode,
     leave_no_trace,
-    outputs_of,
     score,
 )
 
@@ -29,14 +28,13 @@ __all__ = [
     "Sample",
     "eval_mode",
     "leave_no_trace",
-    "outputs_of",
     "run_probes",
     "score",
 ]
 
 
 def run_probes(
-    names: Sequence[str], model: nn.Sequential, sample: Sample, *, last: bool = False
+    names: Sequence[str], model: nn.Module, sample: Sample, *, last: bool = False
 ) -> dict[str, float]:
     """Measure with each named probe, in training mode, leaving no trace.
 

@@ -33,7 +33,7 @@ class Sample:
     test: BatchesOf | None = None
 
 
-Probe: TypeAlias = Callable[[nn.Sequential, Sample], dict[str, float]]
+Probe: TypeAlias = Callable[[nn.Module, Sample], dict[str, float]]
 """(model in training mode, sample) -> value by tag. Tags are `probe/<quantity>/<layer>`, or what
 else a quantity is measured by."""
 
@@ -79,28 +79,3 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[f
         correct += int((logits.argmax(dim=1) == labels).sum())
         count += len(labels)
     return loss / count, correct / count
-
-
-@contextmanager
-def outputs_of(
-    model: nn.Sequential, kinds: tuple[type[nn.Module], ...]
-) -> Iterator[dict[str, Tensor]]:
-    """Collect, while the context lasts, what the children of some kinds give, by their name."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = output
-
-        return hook
-
-    handles = [
-        child.register_forward_hook(keep(name))
-        for name, child in model.named_children()
-        if isinstance(child, kinds)
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

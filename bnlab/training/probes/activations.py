@@ -5,27 +5,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bnlab.training.models import outputs_of, roles
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Sample, outputs_of
+from bnlab.training.probes._base import Sample
 
 PART_IMAGES = 8
 """Images per part of a sum."""
 
 
 @PROBES.register("activations")
-def activations(model: nn.Sequential, sample: Sample) -> dict[str, float]:
+def activations(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Per layer, medians over channels of |mean| and standard deviation, and the dead fraction.
 
     `probe/activation_mean/<layer>` and `probe/activation_std/<layer>` describe the layer's own
     output (before any normalizer). Statistics are taken per channel, over images and positions:
     pooled over channels they would hide that single channels have become constant. A unit is dead
-    (`probe/dead/<layer>_relu`) if its activation is zero on every image and position.
+    (`probe/dead/<relu>`) if its activation is zero on every image and position.
     """
-    with torch.no_grad(), outputs_of(model, (nn.Conv2d, nn.Linear, nn.ReLU)) as outputs:
+    found = roles(model)
+    relus = {name: layer for name, layer in found.activations.items() if isinstance(layer, nn.ReLU)}
+    with torch.no_grad(), outputs_of({**found.weighted, **relus}) as outputs:
         model(sample.images)
     values: dict[str, float] = {}
     for name, output in outputs.items():
-        if name.endswith("_relu"):
+        if name in relus:
             over = [axis for axis in range(output.ndim) if axis != 1]  # all but channels
             values[f"probe/dead/{name}"] = float((output.amax(over) <= 0).double().mean())
         else:

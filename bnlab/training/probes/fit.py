@@ -7,7 +7,7 @@ from bnlab.training.probes._base import Sample, eval_mode, score
 
 
 @PROBES.register("fit")
-def fit(model: nn.Sequential, sample: Sample) -> dict[str, float]:
+def fit(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Loss and accuracy on training images in eval mode, not augmented.
 
     `probe/eval_loss/train` in nats and `probe/eval_accuracy/train` as a fraction. The training loss

@@ -6,18 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnlab.training.models import outputs_of, roles
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Sample, outputs_of
+from bnlab.training.probes._base import Sample
 
 
 @PROBES.register("gradients")
-def gradients(model: nn.Sequential, sample: Sample) -> dict[str, float]:
+def gradients(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Root mean square of dL/dh for the output h of every convolution and linear layer.
 
     `probe/activation_grad/<layer>` = ||dL/dh||_F / sqrt(numel); the loss is the batch mean of the
     cross-entropy, without weight decay.
     """
-    with outputs_of(model, (nn.Conv2d, nn.Linear)) as outputs:
+    with outputs_of(roles(model).weighted) as outputs:
         loss = F.cross_entropy(model(sample.images), sample.labels)
     grads = torch.autograd.grad(loss, list(outputs.values()))
     return {

@@ -13,7 +13,7 @@ LARGE_BATCH = 128
 
 
 @PROBES.register("statistics", facts=("last",))
-def statistics(model: nn.Sequential, sample: Sample) -> dict[str, float]:
+def statistics(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Test loss and accuracy by statistics other than the running ones.
 
     `probe/test_accuracy/<statistics>` and `probe/test_loss/<statistics>`, where these are
