@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Measures `bnlab compare` on made run directories: seconds and peak memory of the whole process.
 
-Usage: scripts/bench_compare [RUNS ...]      numbers of runs, by default 300 and 3000
+Usage: scripts/bench_compare.py [RUNS ...]      numbers of runs, by default 300 and 3000
 
-Needs the Python that bnlab is installed in (.venv/bin/python scripts/bench_compare). Exits with 1
-if 300 runs take more than 5 s of processor time (it has one thread; on an idle machine that is the
-wall time) or 500 MB, or if time grows faster than the number of runs.
+Needs the Python that bnlab is installed in (.venv/bin/python scripts/bench_compare.py). Exits with
+1 if 300 runs take more than 5 s of processor time (it has one thread; on an idle machine that is
+the wall time) or 500 MB, or if time grows faster than the number of runs.
 """
 
 import os
@@ -14,13 +14,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from typing import Any
 
 from made_runs import make_run
 
 EPOCHS = 200
-ARMS = (
+ARMS: tuple[dict[str, Any], ...] = (
     {"model.norm.name": "none"},
     {},
     {"model.norm.placement": "after_activation"},
