@@ -33,10 +33,10 @@ from bnlab.study.executors import (
 from bnlab.training.accelerate import hold_lr
 from bnlab.training.datasets import load_splits
 from bnlab.training.device import numerics, resolve_device, resolve_precision
-from bnlab.training.experiment import build_task
 from bnlab.training.loop import Position, train_epoch, training_sums
 from bnlab.training.provenance import environment
 from bnlab.training.signals import stop_on_signal
+from bnlab.training.task import build_task
 
 SMALL = (
     "name=aa",
@@ -129,6 +129,7 @@ def final_accuracies(
                     f"{cell.label}, seed {cell.config.seed}: {outcome.reason or outcome.ending}"
                 )
             accuracy = read_summary(RunDir(cell.root).files).scores["test/accuracy"]
+            assert accuracy is not None  # it is done, or diverged and measured all the same
             print(f"{cell.arm}, seed {cell.config.seed}: {accuracy:.3f}", file=sys.stderr)
             found[cell.arm, cell.config.seed] = accuracy
     return {name: [found[name, seed] for seed in range(seeds)] for name in ways}

@@ -13,7 +13,7 @@ from torch import nn
 from trained_runs import StopAt, assert_same_run, weights
 
 from bnlab.errors import StopRequestedError
-from bnlab.records import RunDir
+from bnlab.records import RunDir, run_path
 from bnlab.training.accelerate import (
     WARM_UP_CALLS,
     CapturedSteps,
@@ -26,10 +26,11 @@ from bnlab.training.accelerate import (
 )
 from bnlab.training.batches import Batches, fit_normalize
 from bnlab.training.datasets._splits import Split
-from bnlab.training.experiment import RunOptions, build_task, run_experiment, run_path
+from bnlab.training.experiment import RunOptions, run_experiment
 from bnlab.training.models import build_model
 from bnlab.training.norms import NORMS
 from bnlab.training.streams import Stochastic
+from bnlab.training.task import build_task
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bnlab.config import build_config, flatten, load_config, parse_yaml
-from bnlab.training.experiment import check_config
 from bnlab.training.norms import NORMS
+from bnlab.training.task import check_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

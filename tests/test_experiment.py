@@ -20,19 +20,12 @@ from trained_runs import StopAt, assert_same_run, curves, weights
 
 from bnlab.config import Config
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
-from bnlab.records import RunDir, RunFiles, load_record
+from bnlab.records import RunDir, RunFiles, load_record, run_path
 from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
 from bnlab.training.datasets import Splits, load_splits
-from bnlab.training.experiment import (
-    RunOptions,
-    Watcher,
-    build_task,
-    mixed_batches,
-    run_experiment,
-    run_path,
-    spread,
-)
+from bnlab.training.experiment import RunOptions, Watcher, run_experiment
 from bnlab.training.loop import Position
+from bnlab.training.task import build_task, mixed_batches, spread
 
 # ------------------------------------------------------------------------------ the record
 
@@ -249,13 +242,14 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(
 KILL_CODE = """
 import sys
 from pathlib import Path
+from bnlab.records import run_path
 from bnlab.training import experiment
 from bnlab.config import load_config
 experiment.CHECKPOINT_SECONDS = 0.0
 import torch; torch.set_num_threads(1)
 config = load_config((), sys.argv[2:])
 experiment.run_experiment(
-    config, experiment.run_path(Path(sys.argv[1]), config), experiment.RunOptions(resume="auto")
+    config, run_path(Path(sys.argv[1]), config), experiment.RunOptions(resume="auto")
 )
 """
 

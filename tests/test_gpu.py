@@ -10,10 +10,11 @@ from bnlab.study.executors import EXECUTORS, Cell, ExecutorOptions, StudyWatcher
 from bnlab.training.accelerate import CapturedSteps
 from bnlab.training.datasets import load_splits
 from bnlab.training.device import numerics
-from bnlab.training.experiment import RunOptions, build_task, run_experiment
+from bnlab.training.experiment import RunOptions, run_experiment
 from bnlab.training.loop import evaluate, fit
 from bnlab.training.norms import NORMS
 from bnlab.training.signals import StopRequest
+from bnlab.training.task import build_task
 
 pytestmark = [
     pytest.mark.gpu,

@@ -25,12 +25,12 @@ from bnlab.training.device import (
     resolve_device,
     resolve_precision,
 )
-from bnlab.training.experiment import build_task, plain_sample
 from bnlab.training.loop import Task, train_epoch, training_sums
 from bnlab.training.models import build_model, roles
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
 from bnlab.training.recorder import open_recorder
 from bnlab.training.signals import StopRequest
+from bnlab.training.task import build_task, plain_sample
 from bnlab.training.workers import Answer, Reply, Request, ThreadWorker, Worker
 
 CHEAP_PROBES = ("activations", "weights")

@@ -40,8 +40,8 @@ def train(
     """Train one run and record it; its directory is the last line on stdout."""
     settled = settle_config(config, sets, seed=seed, name=name)
     from bnlab.cli.console import result_line, watching
-    from bnlab.records import RunDir, read_summary
-    from bnlab.training.experiment import RunOptions, run_experiment, run_path
+    from bnlab.records import RunDir, read_summary, run_path
+    from bnlab.training.experiment import RunOptions, run_experiment
     from bnlab.training.provenance import git_state
 
     root = run_path(runs_dir, settled)
@@ -74,7 +74,7 @@ def check(
 ) -> None:
     """Check a configuration: every fault at once, with file and line."""
     settled = settle_config(config, sets)
-    from bnlab.training.experiment import check_config
+    from bnlab.training.task import check_config
 
     check_config(settled)
     valid = f"{', '.join(map(str, config))}: valid (hash {settled.hash[:8]})"

@@ -23,7 +23,7 @@ from bnlab.records.reading import (
     read_metrics,
     read_summary,
 )
-from bnlab.records.rundir import LockedError, RunDir
+from bnlab.records.rundir import LockedError, RunDir, run_path
 from bnlab.records.schema import RunFacts, Status, Summary
 from bnlab.records.storage import StorageError, storage, write_text
 
@@ -48,6 +48,7 @@ __all__ = [
     "read_metrics",
     "read_study",
     "read_summary",
+    "run_path",
     "storage",
     "studies_beside",
     "write_text",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnlab.config import Config, arm_label
 from bnlab.errors import RefusedError
 from bnlab.records import files
 from bnlab.records.files import RunFiles
@@ -19,6 +20,12 @@ from bnlab.records.locks import hold_lock, is_locked
 from bnlab.records.reading import epoch_of, read_metrics
 from bnlab.records.schema import SCHEMA_VERSION
 from bnlab.records.storage import append_line, storage, to_json, write_bytes, write_text
+
+
+def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
+    """`<runs_dir>/<name>/<arm>-<hash8>/s<seed>`."""
+    folder = f"{arm or arm_label(config)}-{config.hash[:8]}"
+    return runs_dir / config.name / folder / f"s{config.seed}"
 
 
 class LockedError(RefusedError):

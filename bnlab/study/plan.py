@@ -7,10 +7,9 @@ from pathlib import Path
 from bnlab.analysis.choose import Point
 from bnlab.config import arm_label
 from bnlab.errors import BnlabError
-from bnlab.records import RunFiles, find_runs, read_summary
+from bnlab.records import RunFiles, find_runs, read_summary, run_path
 from bnlab.study.executors import Cell
 from bnlab.study.file import Plan, Stage, load_plan, show_point, stored_layer
-from bnlab.training.experiment import run_path
 
 STORED = "study.yaml"
 """A study beside its runs, as it was run last."""

@@ -2,14 +2,21 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bnlab.records import RunFacts
+from bnlab.training.batches import data_order_hash
+from bnlab.training.datasets import Splits
 from bnlab.training.device import cpuinfo
+from bnlab.training.loop import Task
+from bnlab.training.models import init_hash, parameter_count
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """Folder of the code that runs."""
@@ -45,6 +52,67 @@ def git_state() -> GitState:
     sha, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
     unknown = git("ls-files", "--others", "--exclude-standard", "*.py")
     return GitState(sha.strip() if sha else None, bool(diff or unknown), diff)
+
+
+def describe_run(task: Task, data: Splits, git: GitState) -> dict[str, Any]:
+    """What run.json says of a run's identity, data, hardware and origin."""
+    config = task.config
+    return {
+        "config_hash": config.hash,
+        "seeds": {"run": config.seed},
+        "init_hash": init_hash(task.model),
+        "data_order_hash": data_order_hash(config.seed, config.train.epochs, len(data.train)),
+        "parameters": parameter_count(task.model),
+        "dataset": {
+            "name": config.dataset.name,
+            "checksum": data.checksum,
+            "classes": list(data.classes),
+            "train_images": len(data.train),
+            "val_images": len(data.val) if data.val else 0,
+            "test_images": len(data.test),
+            "val_indices_hash": data.val_indices_hash,
+            "note": data.note,
+        },
+        "device": str(task.device),
+        "precision": task.precision,
+        "acceleration": task.acceleration,
+        "git": {"sha": git.sha, "dirty": git.dirty},
+        "environment": environment(task.device),
+    }
+
+
+def describe_attempt(
+    code: Mapping[str, str], runs_at_once: int, earlier: RunFacts | None
+) -> dict[str, Any]:
+    """What run.json says of this attempt and those before it: a run is the sum of all.
+
+    A file that another attempt had in another version is neither; its fingerprint names both, so
+    that the run agrees with none.
+
+    Args:
+        code: Fingerprints of the files that training goes through now.
+        runs_at_once: Runs on the device now.
+        earlier: What earlier attempts recorded.
+    """
+    before = code if earlier is None else earlier.code  # empty where none was recorded
+    files = sorted(before.keys() | code.keys()) if before else ()
+    versions = {
+        file: dict.fromkeys((before.get(file, "absent"), code.get(file, "absent")))
+        for file in files
+    }
+    return {
+        "code": {file: "+".join(found) for file, found in versions.items()},
+        "runs_at_once": max(runs_at_once, (earlier.runs_at_once if earlier else None) or 1),
+        "attempts": [
+            *(attempt.model_dump() for attempt in (earlier.attempts if earlier else ())),
+            {"started": now()},
+        ],
+    }
+
+
+def now() -> str:
+    """The time of day in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Whether a run may begin, may go on, or must be left alone."""
+
+from typing import Literal
+
+from bnlab.config import Config, differences
+from bnlab.errors import RefusedError
+from bnlab.records import RunDir, RunFacts, read_config, read_facts
+from bnlab.training.datasets import Splits
+
+Resume = Literal["never", "auto", "must"]
+
+
+def refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> None:
+    """Refuse a run that is finished, or unfinished where that was not asked for.
+
+    Raises:
+        RefusedError: Naming what differs and what to do.
+    """
+    if run_dir.finished:
+        raise RefusedError(
+            f"{run_dir.root}: this run is finished; use --if-exists skip to accept it, another "
+            "--seed or --name to train anew, or delete the folder"
+        )
+    if run_dir.started and resume == "never":
+        raise RefusedError(
+            f"{run_dir.root}: an unfinished run is here; --resume auto continues it, or use "
+            "another --name or delete the folder"
+        )
+    if run_dir.started:
+        _refuse_other_config(run_dir, config)
+    elif resume == "must":
+        raise RefusedError(_nothing_to_resume(run_dir, config))
+
+
+def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
+    stored = read_config(run_dir.files)
+    if stored.hash != config.hash or stored.seed != config.seed:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the configuration that the run was started with; "
+            f"these keys differ:\n{_differing_keys(stored, config)}"
+        )
+
+
+def refuse_other_images(run_dir: RunDir, data: Splits) -> None:
+    """Refuse to go on with other images: where they lie is no part of the configuration."""
+    stored = read_facts(run_dir.files).dataset.checksum if run_dir.run.exists() else None
+    if stored is not None and stored != data.checksum:
+        raise RefusedError(
+            f"{run_dir.root}: --resume needs the images that the run was started with; these have "
+            f"another checksum: {stored[:8]} -> {data.checksum[:8]}; see dataset.root"
+        )
+
+
+def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
+    """Say that no run is there, and what differs in unfinished runs of the same name and seed."""
+    message = f"{run_dir.root}: --resume must, but there is no run here"
+    for other in sorted(run_dir.root.parent.parent.glob(f"*/{run_dir.root.name}")):
+        if RunDir(other).started and not RunDir(other).finished:
+            stored = read_config(RunDir(other).files)
+            message += (
+                f"\n{other}: unfinished, of another configuration; these keys differ:\n"
+                f"{_differing_keys(stored, config)}"
+            )
+    return message
+
+
+def _differing_keys(stored: Config, config: Config) -> str:
+    found = differences(stored.resolved(), config.resolved())
+    return "\n".join(f"  {key}: {was} -> {now}" for key, was, now in found)
+
+
+def earlier_facts(run_dir: RunDir) -> RunFacts | None:
+    """What earlier attempts at the run recorded; None if this is the first."""
+    return read_facts(run_dir.files) if run_dir.run.exists() else None
