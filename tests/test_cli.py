@@ -196,7 +196,7 @@ def test_a_memory_error_that_says_nothing_is_told_as_well(
 
 
 def test_diff_of_a_folder_that_is_no_run_is_a_mistake_of_the_command_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a run directory"):
+    with pytest.raises(ConfigError, match="no run here"):
         train.diff(tmp_path, tmp_path)
 
 

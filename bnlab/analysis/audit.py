@@ -232,7 +232,8 @@ def _pairing(subject: Subject) -> Said:
         several = [group for group in groups.values() if len(group) > 1]
         if any(getattr(run.facts, fact) is None for group in several for run in group):
             said.append(f"{fact} is not recorded in every run")
-        broken = [group for group in several if len({getattr(r.facts, fact) for r in group}) > 1]
+        hashes = [{getattr(run.facts, fact) for run in group} - {None} for group in several]
+        broken = [group for group, found in zip(several, hashes, strict=True) if len(found) > 1]
         if broken:
             first = broken[0]
             said.append(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bnlab.cli.options import AsJson, RunsDir
-from bnlab.cli.output import print_line, print_sections, remark
+from bnlab.cli.output import print_json, print_line, print_sections, remark
 from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,3 +107,33 @@ def _write(
 
         lines.append(f"tensorboard --logdir {write_events(comparison, folder)}")
     return lines
+
+
+@app.command()
+def audit(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of runs, archives, single runs.", show_default="runs"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 4 if anything bars a verdict.")
+    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Check whether runs belong together and what may be built on them; compares nothing."""
+    from bnlab.analysis import Options, load_runs
+    from bnlab.analysis import compare as compare_runs
+    from bnlab.analysis.audit import audit_as_data, barring
+    from bnlab.report.audit import audit_section
+
+    loaded, remarks = load_runs(runs or [runs_dir])
+    audited = compare_runs(loaded, Options(allow_mixed=True), remarks).audit
+    if as_json:
+        print_json({"runs": len(loaded), "checks": audit_as_data(audited)})
+    else:
+        print_sections([audit_section(audited)])
+    for one in remarks:
+        remark(f"{one.where}: {one.what}")
+    if strict and barring(audited):
+        raise typer.Exit(4)

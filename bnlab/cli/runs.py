@@ -1,4 +1,4 @@
-"""What lies in a folder of runs: `runs` lists it, `show` tells one, `tensorboard` draws it."""
+"""What lies in a folder of runs: listed, told, drawn, packed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bnlab.cli.options import AsJson, RunsDir
-from bnlab.cli.output import print_json, print_sections, remark
+from bnlab.cli.output import print_json, print_line, print_sections, remark
 
 app = typer.Typer()
 
@@ -54,6 +54,24 @@ def show(
         print_json(show_data(record))
     else:
         print_sections([show_section(record)])
+
+
+@app.command()
+def pack(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, folders of runs, archives.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The archive, NAME.tar.xz.")],
+    as_json: AsJson = False,
+) -> None:
+    """Pack finished runs into one file, without checkpoints; every command reads it as a folder."""
+    from bnlab.records import pack as pack_runs
+
+    packed = pack_runs(runs, out)
+    for one in packed.remarks:
+        remark(f"{one.where}: {one.what}")
+    if as_json:
+        print_json({"archive": str(out), "runs": packed.runs, "bytes": packed.size})
+    else:
+        print_line(f"{out}: {packed.runs} runs, {packed.size:,} bytes")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
 from bnlab.cli.output import print_json, print_line
-from bnlab.errors import ConfigError, RefusedError
+from bnlab.errors import RefusedError
 
 app = typer.Typer()
 
@@ -99,11 +99,9 @@ def diff(
 
 
 def _resolved(path: Path) -> dict[str, Any]:
-    """The resolved configuration of a file, or of a run without loading torch."""
-    from bnlab.records import RunDir, read_config
+    """The resolved configuration of a file, or of a run."""
+    from bnlab.records import find_run, read_config
 
-    if path.is_dir():
-        if not RunDir(path).started:
-            raise ConfigError(f"{path}: neither a run directory nor a configuration file")
-        return read_config(RunDir(path).files).resolved()
-    return settle_config([path], None).resolved()
+    if path.suffix in (".yaml", ".yml"):
+        return settle_config([path], None).resolved()
+    return read_config(find_run(path)).resolved()

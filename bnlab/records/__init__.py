@@ -1,19 +1,19 @@
 """Run directories and archives: the contract between what produces runs and what judges them.
 
 The only place that knows the names of a run's files. `rundir` writes, `reading` reads back through
-`schema`, `finding` looks for runs, `archive` packs them.
+`schema`, `finding` looks for runs, `archive` and `packing` make one file of many.
 """
 
-from bnlab.records.archive import pack_runs
 from bnlab.records.files import RunFiles
 from bnlab.records.finding import (
     REFERENCE,
     Found,
     Remark,
+    find_run,
     find_runs,
     read_study,
-    studies_beside,
 )
+from bnlab.records.packing import Packed, pack
 from bnlab.records.reading import (
     RunRecord,
     epoch_of,
@@ -31,6 +31,7 @@ __all__ = [
     "REFERENCE",
     "Found",
     "LockedError",
+    "Packed",
     "Remark",
     "RunDir",
     "RunFacts",
@@ -40,9 +41,10 @@ __all__ = [
     "StorageError",
     "Summary",
     "epoch_of",
+    "find_run",
     "find_runs",
     "load_record",
-    "pack_runs",
+    "pack",
     "read_config",
     "read_facts",
     "read_metrics",
@@ -50,6 +52,5 @@ __all__ = [
     "read_summary",
     "run_path",
     "storage",
-    "studies_beside",
     "write_text",
 ]

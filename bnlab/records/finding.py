@@ -39,7 +39,7 @@ class Found:
 
 
 def find_runs(paths: Sequence[Path]) -> Found:
-    """Runs at or below some paths; a path may be a run, a folder, an archive or a glob pattern.
+    """Runs at or below some paths: runs, folders, archives, places in archives, glob patterns.
 
     Raises:
         ConfigError: If a path does not exist.
@@ -48,8 +48,9 @@ def find_runs(paths: Sequence[Path]) -> Found:
     runs: dict[Path, RunFiles] = {}
     remarks: list[Remark] = []
     for path in _expand(paths):
-        if is_archive(path):
-            runs.update({run.root.resolve(): run for run in runs_in(path)})
+        if archive := _archive_of(path):
+            inside = (run for run in runs_in(archive) if path in (run.root, *run.root.parents))
+            runs.update({run.root.resolve(): run for run in inside})
             continue
         for folder, below, names in _walk(path):
             for name in names:
@@ -68,6 +69,20 @@ def find_runs(paths: Sequence[Path]) -> Found:
     return Found(tuple(runs[key] for key in sorted(runs)), tuple(sorted(remarks, key=str)))
 
 
+def find_run(path: Path) -> RunFiles:
+    """The run at a path, or the only one below it.
+
+    Raises:
+        ConfigError: If there is none, or there are several.
+    """
+    found = find_runs([path]).runs
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"{path}: no run here; bnlab runs lists what there is")
+    raise ConfigError(f"{path}: {len(found)} runs below it; name one of them (bnlab runs {path})")
+
+
 def _expand(paths: Sequence[Path]) -> list[Path]:
     expanded: list[Path] = []
     for path in paths:
@@ -76,9 +91,20 @@ def _expand(paths: Sequence[Path]) -> list[Path]:
             expanded.append(path)
         elif matches:
             expanded += matches
+        elif archive := _archive_of(path):
+            places = [place for run in runs_in(archive) for place in (run.root, *run.root.parents)]
+            inside = [place for place in dict.fromkeys(places) if place.match(str(path))]
+            if not inside:
+                raise ConfigError(f"{path}: no such run in the archive (bnlab runs {archive})")
+            expanded += inside
         else:
             raise ConfigError(f"{path}: no such folder of runs; train some first (bnlab train)")
     return expanded
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The archive that a path is, or lies in."""
+    return next((above for above in (path, *path.parents) if is_archive(above)), None)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -157,7 +183,8 @@ def studies_beside(runs: Sequence[RunFiles]) -> dict[str, bytes]:
             found[f"{folder.resolve().name}/{path.name}"] = path.read_bytes()
     packed = (run.root for run in runs if run.packed is not None)
     for folder in dict.fromkeys(root.parent.parent for root in packed):
-        archive = next(above for above in (folder, *folder.parents) if is_archive(above))
+        archive = _archive_of(folder)
+        assert archive is not None
         inside = folder.relative_to(archive).as_posix()
         for name, content in read_archive(archive).items():
             above, _, file = name.rpartition("/")

@@ -10,7 +10,7 @@ import yaml
 
 from bnlab.config import flatten, parse_override
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
-from bnlab.records import RunFiles, RunRecord, find_runs, load_record
+from bnlab.records import RunFiles, RunRecord, find_run, find_runs, load_record
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number
 
@@ -190,12 +190,7 @@ def load_run(path: Path) -> RunRecord:
         ConfigError: If there is none, or there are several.
         BnlabError: If it cannot be read.
     """
-    found = find_runs([path]).runs
-    if len(found) == 1:
-        return load_record(found[0])
-    if not found:
-        raise ConfigError(f"{path}: no run here; bnlab runs lists what there is")
-    raise ConfigError(f"{path}: {len(found)} runs below it; name one of them (bnlab runs {path})")
+    return load_record(find_run(path))
 
 
 def sparkline(values: Sequence[float | None], width: int = 48) -> str:
