@@ -215,12 +215,12 @@ class OptimConfig(Section):
     }
 
     name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0, le=1e6)
+    lr: float = Field(0.1, gt=0, le=1e38)
     """Peak learning rate; schedules multiply it."""
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    weight_decay: float = Field(5e-4, ge=0, le=1e6)
+    weight_decay: float = Field(5e-4, ge=0, le=1e38)
     decay_weights_only: bool = False
     """Apply weight decay to conv and fc weights only: not to biases, nor to a norm's gamma and
     beta (document 001 decays everything)."""
