@@ -164,6 +164,7 @@ class _Installed:
             ) from error
 
 
+CLAIMS: Registry[Any] = Registry("claim", "bnlab.claims", "bnlab.claims")
 DATASETS: Registry[Any] = Registry("dataset", "bnlab.training.datasets", "bnlab.datasets")
 MODELS: Registry[Any] = Registry("model", "bnlab.training.models", "bnlab.models")
 NORMS: Registry[Any] = Registry("norm", "bnlab.training.norms", "bnlab.norms")

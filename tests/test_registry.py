@@ -1,12 +1,15 @@
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bnlab import registry as registry_module
 from bnlab.errors import ConfigError
-from bnlab.registry import Registry
+from bnlab.registry import CLAIMS, DATASETS, MODELS, NORMS, PROBES, Registry
+
+FAMILIES = (CLAIMS, DATASETS, MODELS, NORMS, PROBES)
 
 
 def registry() -> Registry[int]:
@@ -35,6 +38,14 @@ def test_a_name_is_registered_only_once() -> None:
 
 
 # ----------------------------------------------------------------------- families as folders
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.kind)
+def test_each_file_of_a_family_registers_its_stem_and_nothing_else(family: Registry[Any]) -> None:
+    for name in family:
+        family.entry(name)
+    assert family._entries.keys() == family._sources.keys()
+
 
 BLUE = "from family_of_colors import COLORS\nCOLORS.register('blue')(2)\n"
 

@@ -1,34 +1,36 @@
 """Claims about batch normalization, one file each, and what the runs at hand say of them.
 
-To add one: a file here that registers a `Claim`, its study of the same stem in `configs/claims/`,
-and one import line below. Nothing here imports torch: verdicts come from the run directories.
+To add one: a file here that registers a `Claim` in `CLAIMS` under the file's own stem, and its
+study of the same stem in `configs/claims/`; a claim of another package says where its study lies.
+Nothing here imports torch: verdicts come from the run directories.
 """
 
-from bnlab.claims import accuracy as accuracy
-from bnlab.claims import convergence as convergence
-from bnlab.claims import depth as depth
-from bnlab.claims import dropout as dropout
-from bnlab.claims import fc_norm as fc_norm
-from bnlab.claims import higher_lr as higher_lr
-from bnlab.claims import initialization as initialization
-from bnlab.claims import input_normalization as input_normalization
-from bnlab.claims import placement as placement
-from bnlab.claims import small_batch as small_batch
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     ALPHA,
     CLAIMS,
     FAMILY,
     MIN_N,
     RULE,
+    Chart,
     Claim,
     Contrast,
     Detail,
     Evidence,
+    Line,
     Verdict,
+    best_lrs,
+    detail,
+    divergences,
     find_claim,
+    judge_effect,
     judge_together,
+    make_contrast,
+    make_median_contrast,
+    named_range,
+    show_effect,
+    show_limits,
 )
-from bnlab.claims.evidence import (
+from bnlab.claims._evidence import (
     PRESETS,
     SHARED,
     Gathered,
@@ -36,7 +38,7 @@ from bnlab.claims.evidence import (
     stored_study,
     study_file,
 )
-from bnlab.claims.findings import Finding, as_data, explain, find_findings
+from bnlab.claims._findings import Finding, as_data, explain, find_findings
 
 __all__ = [
     "ALPHA",
@@ -46,19 +48,30 @@ __all__ = [
     "PRESETS",
     "RULE",
     "SHARED",
+    "Chart",
     "Claim",
     "Contrast",
     "Detail",
     "Evidence",
     "Finding",
     "Gathered",
+    "Line",
     "Verdict",
     "as_data",
+    "best_lrs",
+    "detail",
+    "divergences",
     "explain",
     "find_claim",
     "find_findings",
+    "judge_effect",
     "judge_together",
+    "make_contrast",
+    "make_median_contrast",
+    "named_range",
     "refuse_bending",
+    "show_effect",
+    "show_limits",
     "stored_study",
     "study_file",
 ]

@@ -1,6 +1,6 @@
 """Does batch normalization raise accuracy?"""
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     Claim,
     Contrast,

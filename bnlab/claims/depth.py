@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     Array,
     Chart,

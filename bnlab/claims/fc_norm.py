@@ -1,6 +1,6 @@
 """Batch normalization on the fully connected layer, too?"""
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     Claim,
     Contrast,

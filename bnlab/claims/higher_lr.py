@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     NAMING,
     Array,

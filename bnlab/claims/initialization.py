@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     Array,
     Chart,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     CLAIMS,
     Array,
     Claim,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnlab.analysis.stats import Interval, paired_tost
-from bnlab.claims.base import (
+from bnlab.claims._base import (
     ALPHA,
     CLAIMS,
     FAMILY,

@@ -68,7 +68,9 @@ def build_config(layers: Sequence[Layer]) -> Config:
     faulty = {path for path, _ in faults}
     faults += [
         (path, message)
-        for path, message in _unknown_names(merged.tree)
+        for path, message in _unknown_names(
+            config.model_dump(mode="json") if config else merged.tree
+        )
         if path not in faulty and path[:1] not in faulty
     ]
     if faults or config is None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnlab.analysis.stats import Interval
-from bnlab.claims import FAMILY, MIN_N, Finding, as_data
-from bnlab.claims.base import show_effect, show_limits
+from bnlab.claims import FAMILY, MIN_N, Finding, as_data, show_effect, show_limits
 from bnlab.records import StorageError, write_text
 from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value

@@ -23,8 +23,7 @@ from bnlab.report.numbers import column, difference, score
 
 if TYPE_CHECKING:
     from bnlab.analysis.stats import Interval
-    from bnlab.claims import Claim, Contrast, Evidence
-    from bnlab.claims.base import Chart
+    from bnlab.claims import Chart, Claim, Contrast, Evidence
 
 INK = "#0b0b0b"
 """Stands for the page's text color until `svg` replaces it."""

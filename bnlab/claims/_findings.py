@@ -10,8 +10,19 @@ from typing import Any
 from bnlab.analysis import load_runs
 from bnlab.analysis.audit import Audited, Subject, audit, audit_as_data, barring
 from bnlab.analysis.stats import Interval
-from bnlab.claims.base import CLAIMS, MIN_N, RULE, SCALES, Claim, Contrast, Verdict, judge_together
-from bnlab.claims.evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
+from bnlab.claims._base import (
+    CLAIMS,
+    MIN_N,
+    RULE,
+    SCALES,
+    Claim,
+    Contrast,
+    Verdict,
+    find_claim,
+    judge_together,
+)
+from bnlab.claims._evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
+from bnlab.errors import ConfigError
 from bnlab.records import Remark
 
 DEFAULT_PRESET = "quick"
@@ -59,7 +70,10 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
     """
     runs, remarks = load_runs([runs_dir]) if runs_dir.exists() else ([], [])
     index = RunIndex(runs)
-    gathered = {name: _strongest(name, runs_dir, index) for name in CLAIMS}
+    broken = {name: fault for name in CLAIMS if (fault := _fault(name))}
+    remarks += [Remark(f"claim {name}", f"{fault}; left out") for name, fault in broken.items()]
+    names = [name for name in CLAIMS if name not in broken]
+    gathered = {name: _strongest(name, runs_dir, index) for name in names}
     contrasts: dict[str, Contrast] = {}
     audits: dict[str, tuple[Audited, ...]] = {}
     for name, one in gathered.items():
@@ -77,6 +91,15 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
         found = contrasts.get(name), verdict, command, audits.get(name, ())
         findings.append(Finding(CLAIMS[name], one, *found))
     return findings, remarks
+
+
+def _fault(name: str) -> str:
+    """Why a claim cannot be judged: the package that it comes from does not load."""
+    try:
+        find_claim(name)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _audit(claim: Claim, gathered: Gathered, contrast: Contrast) -> tuple[Audited, ...]:
@@ -204,12 +227,13 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
 
 def explain(claim: Claim) -> str:
     """Statement, definition, formula, protocol, rule and sources of a claim, as text."""
+    study = claim.study or f"configs/claims/{study_file(claim.name).name}"
     parts = {
         "Statement": claim.statement,
         "Sources": "\n".join(claim.sources),
         "Definition": claim.definition,
         "Formula": claim.formula,
-        "Protocol": f"{claim.protocol}\nStudy: configs/claims/{study_file(claim.name).name}",
+        "Protocol": f"{claim.protocol}\nStudy: {study}",
         "Arms": ", ".join(claim.arms),
         "Smallest effect of interest": f"{claim.show(claim.smallest_effect)}. {claim.reason}",
         "Rule": RULE,

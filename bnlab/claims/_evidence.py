@@ -15,7 +15,7 @@ import numpy as np
 from bnlab.analysis import Run, make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.analysis.views import images_of
-from bnlab.claims.base import Array, Evidence
+from bnlab.claims._base import CLAIMS, Array, Evidence
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
 from bnlab.study.file import Plan, Stage, load_plan, stored_layer
@@ -34,11 +34,14 @@ SCORED: Mapping[Stage, str] = {"tune": "val/accuracy", "final": "test/accuracy"}
 
 
 def study_file(name: str) -> Path:
-    """The study of a claim: `configs/claims/NAME.yaml`, of the checkout or as installed.
+    """A claim's study: its own, or `configs/claims/NAME.yaml` of the checkout or as installed.
 
     Raises:
-        ConfigError: If it is not there.
+        ConfigError: If there is no such claim, or its study is not there.
     """
+    own = CLAIMS[name].study
+    if own is not None:
+        return own
     package = Path(__file__).parents[1]
     for configs in (package.parent / "configs", package / "configs"):
         path = configs / "claims" / f"{name}.yaml"

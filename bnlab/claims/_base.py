@@ -8,11 +8,13 @@ corrected together, and the verdict follows from the corrected limits alone.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnlab import registry
 from bnlab.analysis.stats import (
     Interval,
     MedianEffect,
@@ -26,7 +28,6 @@ from bnlab.analysis.stats import (
     smallest_sign_flip_p,
     verdict_intervals,
 )
-from bnlab.registry import Registry
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -301,6 +302,7 @@ class Claim:
         judge: From the contrast and its corrected limits to the verdict.
         at_best: Arms that the effect compares at their best learning rate; none of these may lie
             on the grid's edge.
+        study: Its study file; by default that of its name among bnlab's own.
     """
 
     name: str
@@ -316,6 +318,7 @@ class Claim:
     measure: Callable[[Evidence], Contrast]
     judge: "Judge"
     at_best: tuple[str, ...] = ()
+    study: Path | None = None
 
     @property
     def scale(self) -> float:
@@ -327,7 +330,7 @@ class Claim:
         return show_effect(value, self.unit)
 
 
-CLAIMS: Registry[Claim] = Registry("claim")
+CLAIMS: registry.Registry[Claim] = registry.CLAIMS
 
 
 def find_claim(name: str) -> Claim:
