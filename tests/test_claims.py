@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from bnlab.analysis import Run, load_runs
 from bnlab.analysis.audit import barring
-from bnlab.analysis.stats import mean_interval, paired_power
+from bnlab.analysis.stats import mean_interval
+from bnlab.analysis.stats.power import paired_power
 from bnlab.claims import (
     ALPHA,
     CLAIMS,

@@ -30,6 +30,10 @@ def test_a_folder_that_judges_loads_no_torch(folder: str) -> None:
     assert loaded_after(modules_of(folder), HEAVY) == []
 
 
+def test_reading_runs_and_judging_them_loads_no_scipy_stats() -> None:
+    assert loaded_after([*modules_of("analysis"), *modules_of("claims")], ("scipy.stats",)) == []
+
+
 def test_the_command_line_loads_nothing_heavy_before_a_command_is_known() -> None:
     heavy = (*HEAVY, "scipy", "matplotlib", "numpy")
     assert loaded_after(["bnlab.cli"], heavy) == []

@@ -411,16 +411,16 @@ def judge_effect(claim: Claim, contrast: Contrast, interval: Interval, reversal:
     """
     smallest = claim.smallest_effect
     decision = decide(interval.low, interval.high, interval.estimate, smallest)
-    sublabel = decision.sublabel or ""
+    sublabel = decision.refinement or ""
     if sublabel == "reversed" and not reversal:
         sublabel = ""
     shown, least = claim.show(interval.estimate), claim.show(smallest)
     limits = show_limits(interval, claim.unit)
-    if decision.label == "SUPPORTED":
+    if decision.ruling == "SUPPORTED":
         return Verdict(
             "SUPPORTED", interval=interval, why=f"{shown} ({limits}): above 0, and at least {least}"
         )
-    if decision.label == "REFUTED":
+    if decision.ruling == "REFUTED":
         meaning = {
             "reversed": "the opposite holds",
             "real but negligible": f"there is an effect, but less than {least}",
