@@ -12,12 +12,12 @@ from bnlab.config import (
     ABSENT,
     LATER_KEYS,
     Config,
+    ConfigSection,
     DatasetConfig,
     Layer,
     ModelConfig,
     NormConfig,
     OptimConfig,
-    Section,
     arm_label,
     build_config,
     build_section,
@@ -358,7 +358,7 @@ def test_dotted_keys_of_one_section_are_laid_together() -> None:
 
 
 def test_another_schema_has_the_same_words_for_its_faults() -> None:
-    class Plan(Section):
+    class Plan(ConfigSection):
         seeds: int
         budget: float = 1.0
 
@@ -423,7 +423,7 @@ def test_every_norm_resolves_and_hashes_without_torch() -> None:
     ],
 )
 def test_what_is_said_to_read_a_field_exists(
-    section: type[Section], kind: Registry[object] | None
+    section: type[ConfigSection], kind: Registry[object] | None
 ) -> None:
     for table in (section.only_with, section.never_with):
         for field, (selector, values) in table.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnlab.analysis.arms import differing_factors
-from bnlab.analysis.results import ALPHA, LEVEL, Arm, Effect, Metric, Verdict, score_of
+from bnlab.analysis.results import ALPHA, LEVEL, Answer, Arm, Effect, Metric, score_of
 from bnlab.analysis.runs import Run
 from bnlab.analysis.stats import (
     holm,
@@ -150,7 +150,7 @@ def _seeds_for(effect: float, sd: float) -> int | None:
         return None
 
 
-def judge(effects: Sequence[Effect]) -> list[Effect]:
+def judge_table(effects: Sequence[Effect]) -> list[Effect]:
     """Adjust over the table, and say what may be said.
 
     A verdict needs an exact test that can reach significance at all: with m effects in the table,
@@ -191,7 +191,7 @@ def _verdict_n(method: str, effects: int) -> int:
     return next(n for n in range(2, 64) if effects * smallest(n) <= ALPHA)
 
 
-def _verdict(effect: Effect, effects: int) -> Verdict:
+def _verdict(effect: Effect, effects: int) -> Answer:
     interval, p = effect.interval, effect.p_holm
     if interval is None or p is None:
         return "no verdict"

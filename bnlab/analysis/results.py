@@ -115,7 +115,7 @@ class Result:
         return len(self.scores)
 
 
-Verdict = Literal["higher", "lower", "equivalent", "undecided", "no verdict"]
+Answer = Literal["higher", "lower", "equivalent", "undecided", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Effect:
     p_equivalence_holm: float | None = None
     correlation: float | None = None
     required_n: int | None = None
-    verdict: Verdict = "no verdict"
+    verdict: Answer = "no verdict"
     verdict_n: int = 0
 
     @property
@@ -290,7 +290,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSummary:
     """A probed quantity in one layer of one arm, over seeds.
 
     Attributes:
@@ -370,7 +370,7 @@ class Comparison:
     arrivals: tuple[Arrival, ...]
     costs: tuple[Cost, ...]
     curves: tuple[Curve, ...]
-    probes: tuple[Probe, ...]
+    probes: tuple[ProbeSummary, ...]
     varying: Mapping[str, tuple[Any, ...]]
     facts: tuple[Fact, ...]
     audit: tuple[Audited, ...]

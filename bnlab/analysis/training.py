@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from bnlab.analysis.results import LEVEL, Arrival, Cost, Curve, Effect, Options, Probe, View
+from bnlab.analysis.results import LEVEL, Arrival, Cost, Curve, Effect, Options, ProbeSummary, View
 from bnlab.analysis.runs import Array, Run
 from bnlab.analysis.stats import (
     Speedup,
@@ -201,7 +201,7 @@ def _column_means(values: Array) -> Array:
     return np.where(counts > 0, np.nansum(values, axis=0) / np.maximum(counts, 1), math.nan)
 
 
-def summarize_probes(cells: Cells) -> tuple[Probe, ...]:
+def summarize_probes(cells: Cells) -> tuple[ProbeSummary, ...]:
     """Every probed quantity by layer and arm."""
     tags = dict.fromkeys(
         tag
@@ -224,6 +224,8 @@ def summarize_probes(cells: Cells) -> tuple[Probe, ...]:
                 first, last = np.mean(ends, axis=0)
                 interval = mean_interval([e[1] for e in ends], LEVEL) if len(ends) > 1 else None
                 probes.append(
-                    Probe(arm.name, quantity, layer, float(first), float(last), interval, len(ends))
+                    ProbeSummary(
+                        arm.name, quantity, layer, float(first), float(last), interval, len(ends)
+                    )
                 )
     return tuple(probes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnlab.analysis.arms import runs_at, settings_of
 from bnlab.analysis.choose import Point, choose
-from bnlab.analysis.effects import judge, make_effect
+from bnlab.analysis.effects import judge_table, make_effect
 from bnlab.analysis.results import LEVEL, Arm, Metric, Response, Result, View, make_metric, score_of
 from bnlab.analysis.runs import Run
 from bnlab.analysis.stats import mean_interval
@@ -191,4 +191,4 @@ def _make_view(
         make_effect(arm, runs, base[0], base[2], metric, margin, (setting, base[1]))
         for arm, setting, runs in cells[1:]
     ]
-    return View(key, title, notes, metric, results, tuple(judge(effects)))
+    return View(key, title, notes, metric, results, tuple(judge_table(effects)))

@@ -44,7 +44,7 @@ def measure(evidence: Evidence) -> Contrast:
     )
 
 
-def judge(claim: Claim, contrast: Contrast, interval: Interval, reversal: bool) -> Verdict:
+def judge_places(claim: Claim, contrast: Contrast, interval: Interval, reversal: bool) -> Verdict:
     """The common rule; where the places turn out equivalent it says so.
 
     Equivalence is two one-sided tests within the smallest effect of interest, each at a level that
@@ -87,6 +87,6 @@ CLAIMS.register("placement")(
         arms=("before", "after"),
         at_best=("before", "after"),
         measure=measure,
-        judge=judge,
+        judge=judge_places,
     )
 )

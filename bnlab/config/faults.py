@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bnlab.config.schema import Section
+from bnlab.config.schema import ConfigSection
 from bnlab.config.tree import KeyPath, dotted, mark_of
 from bnlab.errors import did_you_mean, shown
 
@@ -21,7 +21,7 @@ _EXPECTED = {
 }
 
 
-def explain(fault: Any, root: type[Section]) -> str:
+def describe_fault(fault: Any, root: type[ConfigSection]) -> str:
     """One pydantic error in bnlab's words: the value, what is allowed, what to do."""
     path, kind, value = fault["loc"], fault["type"], fault["input"]
     if kind == "missing":
@@ -45,31 +45,31 @@ def explain(fault: Any, root: type[Section]) -> str:
     return f"{message[0].lower()}{message[1:]}, got {given}"
 
 
-def _section_at(path: KeyPath, root: type[Section]) -> type[Section] | None:
+def _section_at(path: KeyPath, root: type[ConfigSection]) -> type[ConfigSection] | None:
     section = root
     for part in path:
         field = section.model_fields.get(str(part))
         annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+        if not (isinstance(annotation, type) and issubclass(annotation, ConfigSection)):
             return None
         section = annotation
     return section
 
 
-def _choices(path: KeyPath, root: type[Section]) -> tuple[str, ...]:
+def _choices(path: KeyPath, root: type[ConfigSection]) -> tuple[str, ...]:
     section = _section_at(path[:-1], root)
     annotation = section.model_fields[str(path[-1])].annotation if section else None
     return getattr(annotation, "__args__", ())
 
 
-def _all_keys(section: type[Section], prefix: str = "") -> Iterable[str]:
+def _all_keys(section: type[ConfigSection], prefix: str = "") -> Iterable[str]:
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
             yield from _all_keys(field.annotation, f"{prefix}{name}.")
 
 
-def _suggest_key(path: KeyPath, root: type[Section]) -> str:
+def _suggest_key(path: KeyPath, root: type[ConfigSection]) -> str:
     """A known key for an unknown one: a near name in its section, else its name in another."""
     section = _section_at(path[:-1], root)
     known = tuple(section.model_fields) if section else ()

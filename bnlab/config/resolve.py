@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from bnlab.config.faults import describe_all, explain
+from bnlab.config.faults import describe_all, describe_fault
 from bnlab.config.reading import parse_override, parse_yaml, read_file
-from bnlab.config.schema import Config, Section
+from bnlab.config.schema import Config, ConfigSection
 from bnlab.config.tree import KeyPath, Layer, merge_layers
 from bnlab.errors import ConfigError
 from bnlab.registry import DATASETS, MODELS, NORMS, PROBES, Registry
@@ -96,7 +96,7 @@ def restore_config(resolved: Mapping[str, Any]) -> Config:
     return Config.model_validate(_lists_to_tuples(resolved))
 
 
-SectionT = TypeVar("SectionT", bound=Section)
+SectionT = TypeVar("SectionT", bound=ConfigSection)
 
 
 def build_section(section: type[SectionT], layer: Layer) -> SectionT:
@@ -121,7 +121,7 @@ def _validate(
         # An entry that is wrong is not counted, and the list would be called too short as well.
         above = {fault["loc"][:-1] for fault in faults}
         kept = [fault for fault in faults if fault["loc"] not in above]
-        told = [(fault["loc"], explain(fault, section)) for fault in kept[:MAX_FAULTS]]
+        told = [(fault["loc"], describe_fault(fault, section)) for fault in kept[:MAX_FAULTS]]
         if rest := kept[MAX_FAULTS:]:
             told.append((rest[0]["loc"], f"and {len(rest)} more faults from here on"))
         return None, told
@@ -147,13 +147,13 @@ def _unknown_names(tree: Mapping[str, Any]) -> Iterable[tuple[KeyPath, str]]:
                 yield path, fault
 
 
-def _meaningful(section: Section) -> dict[str, Any]:
+def _meaningful(section: ConfigSection) -> dict[str, Any]:
     """All fields of a section, defaults included, less those that mean nothing in it."""
     idle = section.idle_fields()
     values = {
         field: getattr(section, field) for field in type(section).model_fields if field not in idle
     }
     return {
-        field: _meaningful(value) if isinstance(value, Section) else value
+        field: _meaningful(value) if isinstance(value, ConfigSection) else value
         for field, value in values.items()
     }

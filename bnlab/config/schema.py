@@ -49,7 +49,7 @@ Depth: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 Readers: TypeAlias = Mapping[str, tuple[str, tuple[str, ...]]]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """One mapping of the YAML file: unknown keys are errors, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -71,7 +71,7 @@ class Section(BaseModel):
         }
 
 
-class DatasetConfig(Section):
+class DatasetConfig(ConfigSection):
     """Where images come from and how they are fed to the network."""
 
     never_with: ClassVar[Readers] = {"root": ("name", ("synthetic",))}
@@ -98,7 +98,7 @@ class DatasetConfig(Section):
     """Flip and crop the held-out images too: document 001's defect, to be reproduced on purpose."""
 
 
-class NormConfig(Section):
+class NormConfig(ConfigSection):
     """The normalizer and where it stands."""
 
     only_with: ClassVar[Readers] = {
@@ -154,7 +154,7 @@ class NormConfig(Section):
     """noisy_batch: and whose standard deviation is drawn from U(1, noise_std)."""
 
 
-class InitConfig(Section):
+class InitConfig(ConfigSection):
     """How the weights start."""
 
     name: Literal["he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_small"] = (
@@ -166,7 +166,7 @@ class InitConfig(Section):
     """Factor on the weights of every layer but the classifier."""
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     """The network; the documents' one is made of conv-norm-ReLU-pool blocks."""
 
     only_with: ClassVar[Readers] = {
@@ -203,7 +203,7 @@ class ModelConfig(Section):
         return depths if any(depth > 1 for depth in depths) else ()
 
 
-class OptimConfig(Section):
+class OptimConfig(ConfigSection):
     """The optimizer and its schedule."""
 
     only_with: ClassVar[Readers] = {
@@ -239,7 +239,7 @@ class OptimConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class TrainConfig(ConfigSection):
     """The training loop."""
 
     epochs: int = Field(200, ge=1, le=1_000_000)
@@ -262,7 +262,7 @@ class TrainConfig(Section):
     missing `net.eval()`, to be reproduced on purpose."""
 
 
-class Config(Section):
+class Config(ConfigSection):
     """One experiment up to its seed, plus the seed."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)

@@ -92,6 +92,6 @@ def seeds(effect: Effect) -> str:
     return str(a) if a == b else f"{a} vs {b}"
 
 
-def spread(result: Result, metric: Metric) -> str:
+def standard_deviation(result: Result, metric: Metric) -> str:
     """Standard deviation over seeds in the unit of tables."""
     return MISSING if result.sd is None else f"{result.sd * metric.scale:.{_places(metric)}f}"

@@ -26,7 +26,7 @@ from bnlab.report.numbers import (
     score,
     score_interval,
     seeds,
-    spread,
+    standard_deviation,
     time,
     with_unit,
 )
@@ -251,7 +251,7 @@ def arms(comparison: Comparison) -> Section:
                 str(result.n),
                 str(len(result.diverged)),
                 score(result.mean, view.metric),
-                spread(result, view.metric),
+                standard_deviation(result, view.metric),
                 score_interval(result.interval, view.metric),
             )
             for result in view.results

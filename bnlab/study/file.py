@@ -17,9 +17,9 @@ from pydantic import BeforeValidator, Field
 from bnlab.analysis.choose import Point
 from bnlab.config import (
     Config,
+    ConfigSection,
     KeyPath,
     Layer,
-    Section,
     build_config,
     build_section,
     flatten,
@@ -59,7 +59,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
-class Budget(Section):
+class Budget(ConfigSection):
     """The most that `study run` begins without `--force`."""
 
     runs: int | None = Field(None, ge=1)
@@ -69,7 +69,7 @@ class Budget(Section):
     needs finished runs, so a first run of a study is held to `runs` only."""
 
 
-class StudyFile(Section):
+class StudyFile(ConfigSection):
     """A study as it is written down."""
 
     name: Name

@@ -53,7 +53,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """An arm at one point, in one stage.
 
     Attributes:
@@ -94,7 +94,7 @@ class Survey:
 
     study: Study
     folder: Path
-    rows: tuple[Row, ...]
+    rows: tuple[MatrixRow, ...]
     choices: Mapping[str, Choice]
     reasons: Mapping[Path, str]
 
@@ -115,7 +115,7 @@ class Survey:
         """Runs that the study needs, as far as known: rows that turn out alike share theirs."""
         return len(self.cells) + sum(len(row.seeds) for row in self.rows if row.point is None)
 
-    def tuning_row(self, arm: str) -> "Row":
+    def tuning_row(self, arm: str) -> "MatrixRow":
         """The tuning of an arm at the point that was chosen."""
         point = self.choices[arm].point
         return next(
@@ -139,18 +139,18 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
     """Read from the run directories how far a study is; writes nothing."""
     folder = runs_dir / study.spec.name
     reasons: dict[Path, str] = {}
-    rows: list[Row] = []
+    rows: list[MatrixRow] = []
     arms = list(study.spec.arms)
 
     def add(stage: Stage, arm: str, point: Point | None, why: str = "") -> None:
         if point is None:
-            rows.append(Row(stage, arm, None, why, study.seeds(stage)))
+            rows.append(MatrixRow(stage, arm, None, why, study.seeds(stage)))
             return
         cells = study.cells(stage, arm, point, runs_dir)
         looked = [_look(cell, study.files_of(cell), folder, reasons) for cell in cells]
         states = tuple(state for state, _ in looked)
         results = tuple(result for _, result in looked if result is not None)
-        rows.append(Row(stage, arm, point, why, study.seeds(stage), cells, states, results))
+        rows.append(MatrixRow(stage, arm, point, why, study.seeds(stage), cells, states, results))
 
     if not study.tuned:
         for arm in arms:
@@ -208,7 +208,7 @@ def _failure(cell: Cell, folder: Path) -> str:
     return (facts.error or "unknown") if facts.status == "failed" else ""
 
 
-def _choose(study: Study, arm: str, rows: Iterable[Row]) -> Choice | None:
+def _choose(study: Study, arm: str, rows: Iterable[MatrixRow]) -> Choice | None:
     """The best point of an arm, or None until all its tuning runs are finished."""
     tuning = [row for row in rows if row.stage == "tune" and row.arm == arm]
     if any(len(row.results) < len(row.seeds) for row in tuning):

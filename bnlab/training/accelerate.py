@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnlab.training.batches import Augmentation, Batches, Plan
+from bnlab.training.batches import Augmentation, Batches, EpochPlan
 from bnlab.training.streams import Stochastic
 
 Acceleration: TypeAlias = Literal["eager", "swap", "graph", "compile"]
@@ -125,8 +125,8 @@ class CapturedSteps:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._offsets = torch.arange(batches.batch_size, device=device)
         self._place = torch.zeros((), dtype=torch.int64, device=device)
-        self._plan: Plan | None = None
-        self._drawn: tuple[int, Plan] | None = None
+        self._plan: EpochPlan | None = None
+        self._drawn: tuple[int, EpochPlan] | None = None
         self._epoch = self._step = 0
         self._calls: dict[int, int] = {}
         self._replays: dict[int, Callable[[], None]] = {}

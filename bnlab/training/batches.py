@@ -183,7 +183,7 @@ def _pixel_counts(images: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class EpochPlan:
     """What one epoch does, in the order it does it; all on the device.
 
     Attributes:
@@ -255,7 +255,7 @@ class Batches:
         """Images in a batch of an epoch."""
         return min(self.batch_size, len(self) - step * self.batch_size)
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> EpochPlan:
         """Draw an epoch's order and augmentation and bring them to the device."""
         order = augmentation = None
         if self.shuffle:
@@ -265,7 +265,7 @@ class Batches:
             augmentation = draw_augmentation(
                 self.seed, epoch, len(self), self.crop_padding, self.flip, name=name
             ).to(self.device)
-        return Plan(order, augmentation)
+        return EpochPlan(order, augmentation)
 
     def make(
         self, picks: torch.Tensor | slice, augmentation: Augmentation | None

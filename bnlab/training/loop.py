@@ -77,7 +77,7 @@ class Score:
     """Fraction in [0, 1]."""
 
 
-Outcome = Literal["done", "diverged"]
+FinalStatus = Literal["done", "diverged"]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Position:
     """Training time spent inside the current epoch."""
     sums: dict[str, Tensor] | None = None
     """Sums of the current epoch so far."""
-    outcome: Outcome | None = None
+    outcome: FinalStatus | None = None
     """How training ended; None while it goes on."""
 
 

@@ -14,7 +14,7 @@ from bnlab.training.probes._base import (
     Sample,
     eval_mode,
     leave_no_trace,
-    score,
+    loss_and_accuracy,
 )
 
 PROBES: registry.Registry[Probe] = registry.PROBES
@@ -28,8 +28,8 @@ __all__ = [
     "Sample",
     "eval_mode",
     "leave_no_trace",
+    "loss_and_accuracy",
     "run_probes",
-    "score",
 ]
 
 

@@ -70,7 +70,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+def loss_and_accuracy(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy as a fraction, in the mode the network is in."""
     loss, correct, count = 0.0, 0, 0
     for images, labels in batches:

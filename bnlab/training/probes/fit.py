@@ -3,11 +3,11 @@
 from torch import nn
 
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Sample, eval_mode, score
+from bnlab.training.probes._base import Sample, eval_mode, loss_and_accuracy
 
 
 @PROBES.register("fit")
-def fit(model: nn.Module, sample: Sample) -> dict[str, float]:
+def measure_fit(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Loss and accuracy on training images in eval mode, not augmented.
 
     `probe/eval_loss/train` in nats and `probe/eval_accuracy/train` as a fraction. The training loss
@@ -16,5 +16,5 @@ def fit(model: nn.Module, sample: Sample) -> dict[str, float]:
     `eval_loss` compares arms that fit equally well, however fast they got there.
     """
     with eval_mode(model):
-        loss, accuracy = score(model, [(sample.images, sample.labels)])
+        loss, accuracy = loss_and_accuracy(model, [(sample.images, sample.labels)])
     return {"probe/eval_loss/train": loss, "probe/eval_accuracy/train": accuracy}

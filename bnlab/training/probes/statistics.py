@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Sample, eval_mode, score
+from bnlab.training.probes._base import Sample, eval_mode, loss_and_accuracy
 
 LARGE_BATCH = 128
 """Images behind the statistics of `batches_of_128`."""
@@ -32,7 +32,9 @@ def statistics(model: nn.Module, sample: Sample) -> dict[str, float]:
     values: dict[str, float] = {}
 
     def measure(name: str, size: int) -> None:
-        loss, accuracy = score(model, sample.test(size) if sample.test is not None else ())
+        loss, accuracy = loss_and_accuracy(
+            model, sample.test(size) if sample.test is not None else ()
+        )
         values[f"probe/test_loss/{name}"] = loss
         values[f"probe/test_accuracy/{name}"] = accuracy
 
