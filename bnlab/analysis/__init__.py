@@ -11,6 +11,13 @@ from dataclasses import replace
 
 from bnlab.analysis.arms import choose_baseline, differing_factors, make_arms, varying_keys
 from bnlab.analysis.audit import Subject, audit
+from bnlab.analysis.course import (
+    choose_target,
+    find_arrivals,
+    mean_curves,
+    measure_costs,
+    summarize_probes,
+)
 from bnlab.analysis.provenance import caveats, gather_facts, refuse_mixed, show_fact
 from bnlab.analysis.results import (
     ALPHA,
@@ -33,13 +40,6 @@ from bnlab.analysis.results import (
     score_of,
 )
 from bnlab.analysis.runs import Run, load_runs
-from bnlab.analysis.training import (
-    choose_target,
-    find_arrivals,
-    mean_curves,
-    measure_costs,
-    summarize_probes,
-)
 from bnlab.analysis.views import make_result, make_views, respond
 from bnlab.errors import ConfigError, did_you_mean
 from bnlab.records import Remark
