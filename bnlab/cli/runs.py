@@ -30,16 +30,17 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs."""
-    from bnlab.report.listing import choose, list_runs, ordered, runs_section
+    from bnlab.analysis.listing import filter_runs, list_runs, sort_runs
+    from bnlab.report.listing import runs_section
 
     found = list_runs(folders or [runs_dir])
-    rows = ordered(choose(found, where or [], status), sort)
+    listed = sort_runs(filter_runs(found, where or [], status), sort)
     if as_json:
-        print_json({"runs": [{"path": str(row.path), **row.values} for row in rows]})
-    elif not rows:
+        print_json({"runs": [{"path": str(run.path), **run.values} for run in listed]})
+    elif not listed:
         remark(f"no runs{' like that' if found else ''}")
     else:
-        print_sections([runs_section(rows, len(found))])
+        print_sections([runs_section(listed, len(found))])
 
 
 @app.command()
@@ -47,9 +48,10 @@ def show(
     run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
 ) -> None:
     """Show one run: result, curves, configuration, provenance."""
-    from bnlab.report.listing import load_run, show_data, show_section
+    from bnlab.records import find_run, load_record
+    from bnlab.report.listing import show_data, show_section
 
-    record = load_run(run)
+    record = load_record(find_run(run))
     if as_json:
         print_json(show_data(record))
     else:

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bnlab.config import flatten, parse_override
-from bnlab.errors import BnlabError, ConfigError, did_you_mean
-from bnlab.records import RunFiles, RunRecord, find_run, find_runs, load_record
+from bnlab.analysis.listing import ListedRun, scores_of
+from bnlab.config import flatten
+from bnlab.records import RunRecord
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number
 
@@ -20,130 +18,7 @@ BLANK = "·"
 """Stands in a sparkline where nothing was measured."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run of the list.
-
-    Attributes:
-        path: The run directory, as it was reached.
-        values: What can be shown, filtered and sorted by: `status`, `arm`, `seed`, `epochs`,
-            every score and every configuration key. Holds `problem` where the run cannot be read.
-    """
-
-    path: Path
-    values: Mapping[str, Any]
-
-
-def list_runs(paths: Sequence[Path]) -> list[Row]:
-    """Every run at or below some paths, readable or not.
-
-    Raises:
-        ConfigError: If a path does not exist.
-    """
-    return [_row(run) for run in find_runs(paths).runs]
-
-
-def _row(run: RunFiles) -> Row:
-    study = {"study": run.path.split("/")[-3] if run.path.count("/") > 1 else ""}
-    try:
-        record = load_record(run)
-    except BnlabError as error:
-        return Row(run.root, {**study, "status": "unreadable", "problem": str(error)})
-    facts, last = record.facts, record.metrics[-1] if record.metrics else {}
-    status = "unfinished" if record.status == "done" and not record.summary else record.status
-    return Row(
-        run.root,
-        {
-            **study,
-            "arm": facts.arm,
-            "status": status,
-            "epochs": record.summary.epochs if record.summary else last.get("epoch", 0),
-            "device": facts.device,
-            "precision": facts.precision,
-            **scores_of(record),
-            "train_seconds": record.summary.train_seconds if record.summary else None,
-            **flatten(record.config.resolved()),
-        },
-    )
-
-
-def scores_of(record: RunRecord) -> Mapping[str, float | None]:
-    """Values by tag at the end of a run, or after its last epoch so far."""
-    if record.summary is not None:
-        return record.summary.scores
-    last = record.metrics[-1] if record.metrics else {}
-    return {tag: value for tag, value in last.items() if "/" in tag}
-
-
-def choose(rows: Sequence[Row], where: Sequence[str], status: str | None) -> list[Row]:
-    """The rows whose values are as asked for.
-
-    Args:
-        rows: All of them.
-        where: `key=value` conditions, all of which must hold; a key may be short (`lr`).
-        status: Like `where`'s `status=...`.
-
-    Raises:
-        ConfigError: If a condition is malformed or its key is in no row.
-    """
-    conditions = [*where, *([f"status={status}"] if status else [])]
-    kept = list(rows)
-    for condition in conditions:
-        key, equals, text = condition.partition("=")
-        if not equals:
-            raise ConfigError(f"--where {condition}: expected KEY=VALUE, as in optim.lr=0.1")
-        full = full_key(key.strip(), rows, "--where")
-        wanted = text.strip()
-        try:
-            meant = parse_override(f"value={wanted}", "--where").tree["value"]
-        except ConfigError:
-            meant = wanted
-        kept = [row for row in kept if _equal(row.values.get(full), wanted, meant)]
-    return kept
-
-
-def _equal(value: Any, text: str, meant: Any) -> bool:
-    """Whether a value is what was asked for, as it was typed or as YAML reads it."""
-    return str(value) == text or (
-        isinstance(value, bool) is isinstance(meant, bool) and value == meant
-    )
-
-
-def full_key(key: str, rows: Sequence[Row], flag: str) -> str:
-    """The whole name of a key that may be short: `lr` is `optim.lr` where nothing else ends so.
-
-    Raises:
-        ConfigError: If no row has it, or several keys end so.
-    """
-    known = dict.fromkeys(name for row in rows for name in row.values)
-    if key in known or not rows:
-        return key
-    endings = [name for name in known if name.endswith((f".{key}", f".{key}.name"))]
-    if len(endings) == 1:
-        return endings[0]
-    if endings:
-        raise ConfigError(f"{flag} {key}: several keys end so: {', '.join(endings)}")
-    raise ConfigError(f"{flag}: unknown key {key!r}{did_you_mean(key, known)}")
-
-
-def ordered(rows: Sequence[Row], sort: str | None) -> list[Row]:
-    """Rows by a key, falling with a leading `-`; rows without it come last."""
-    if not sort:
-        return list(rows)
-    key = full_key(sort.removeprefix("-"), rows, "--sort")
-    have = [row for row in rows if row.values.get(key) is not None]
-    lack = [row for row in rows if row.values.get(key) is None]
-    have.sort(key=lambda row: _sortable(row.values[key]), reverse=sort.startswith("-"))
-    return have + lack
-
-
-def _sortable(value: Any) -> tuple[int, float, str]:
-    if isinstance(value, (int, float)):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
-
-
-def runs_section(rows: Sequence[Row], total: int) -> Section:
+def runs_section(rows: Sequence[ListedRun], total: int) -> Section:
     """The list as a table."""
     columns = (
         Column("run", numeric=False),
@@ -181,16 +56,6 @@ def _percent(value: Any) -> str:
 
 
 # --------------------------------------------------------------------------------------------- show
-
-
-def load_run(path: Path) -> RunRecord:
-    """The run at a path, or the only one below it.
-
-    Raises:
-        ConfigError: If there is none, or there are several.
-        BnlabError: If it cannot be read.
-    """
-    return load_record(find_run(path))
 
 
 def sparkline(values: Sequence[float | None], width: int = 48) -> str:
