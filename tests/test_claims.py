@@ -350,9 +350,9 @@ def test_a_target_that_many_runs_without_bn_miss_still_gives_a_verdict() -> None
     assert contrast.test == "sign test"
     assert contrast.effect.estimate > 1.0
     assert any("none (8 of 10 never)" in remark for remark in contrast.remarks)
-    from bnlab.report.plots import claim_effect
+    from bnlab.report.plots.claims import draw_effect
 
-    (axes,) = claim_effect(CLAIMS["convergence"], contrast, contrast.interval).axes
+    (axes,) = draw_effect(CLAIMS["convergence"], contrast, contrast.interval).axes
     seeds = {line.get_marker(): len(line.get_path()) for line in axes.lines if line.get_alpha()}
     assert seeds == {"o": 2, ">": 8, "<": 0}
 

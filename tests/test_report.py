@@ -20,7 +20,8 @@ from bnlab.report import default_folder, is_reference, write_report
 from bnlab.report.blocks import Bullets, Section, Text
 from bnlab.report.listing import sparkline
 from bnlab.report.numbers import difference, number, p_value, score, time
-from bnlab.report.sections import SECTIONS, findings
+from bnlab.report.sections import SECTIONS
+from bnlab.report.sections.verdicts import findings
 
 NONE = {"model.norm.name": "none"}
 LONG = {"model.norm.placement": "after_activation"}

@@ -68,7 +68,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         StorageError: If the folder cannot be written.
     """
     from bnlab.report.page import render_html, render_markdown
-    from bnlab.report.plots import svg
+    from bnlab.report.plots.canvas import svg
     from bnlab.report.sections import SECTIONS
 
     sections = [made for make in SECTIONS if (made := make(comparison)).blocks]

@@ -40,7 +40,7 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
         StorageError: If the folder cannot be written.
     """
     from bnlab.report.page import render_html, render_markdown
-    from bnlab.report.plots import svg
+    from bnlab.report.plots.canvas import svg
 
     sections = page_sections(findings)
     plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
@@ -161,20 +161,20 @@ def _plots(finding: Finding) -> list[Plot]:
         return []
 
     def effect() -> "Figure":
-        from bnlab.report.plots import claim_effect
+        from bnlab.report.plots.claims import draw_effect
 
-        return claim_effect(claim, contrast, limits)
+        return draw_effect(claim, contrast, limits)
 
     def sweep() -> "Figure":
-        from bnlab.report.plots import claim_sweep
+        from bnlab.report.plots.claims import draw_sweep
 
-        return claim_sweep(evidence)
+        return draw_sweep(evidence)
 
     def chart() -> "Figure":
-        from bnlab.report.plots import claim_chart
+        from bnlab.report.plots.claims import draw_chart
 
         assert contrast.chart is not None
-        return claim_chart(contrast.chart)
+        return draw_chart(contrast.chart)
 
     least = claim.show(claim.smallest_effect)
     known = bool((contrast.bounds[0] == contrast.bounds[1]).all())

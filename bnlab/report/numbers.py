@@ -2,7 +2,7 @@
 
 import math
 
-from bnlab.analysis import Effect, Metric, Result
+from bnlab.analysis import Comparison, Effect, Metric, Result
 from bnlab.analysis.stats import Interval, TimeToTarget
 
 MISSING = "–"  # noqa: RUF001 - an en dash, as in printed tables
@@ -76,9 +76,20 @@ def with_unit(text: str, metric: Metric) -> str:
     return f"{text} {metric.unit}".rstrip()
 
 
+def short_key(tuned: str | None) -> str:
+    """`optim.lr` as `lr`; nothing where nothing is tuned."""
+    return (tuned or "").rpartition(".")[2]
+
+
 def at_setting(setting: float | None, tuned: str | None) -> str:
     """` (lr 0.1)`, or nothing where nothing is tuned."""
-    return f" ({(tuned or '').rpartition('.')[2]} {setting:g})" if setting is not None else ""
+    return f" ({short_key(tuned)} {setting:g})" if setting is not None else ""
+
+
+def margin_of(comparison: Comparison) -> str:
+    """`±0.5 pp`: the largest difference that counts as none."""
+    margin, metric = comparison.margin, comparison.metric
+    return with_unit(f"±{number((margin or 0) * metric.scale, 2).rstrip('0').rstrip('.')}", metric)
 
 
 def column(metric: Metric) -> str:

@@ -1,0 +1,177 @@
+"""The arms: against the baseline, each by itself, and the runs of each that broke down."""
+
+from collections.abc import Iterable
+
+from bnlab.analysis import Comparison, Effect, View, make_metric
+from bnlab.report.blocks import Block, Column, Plot, Section, Table, Text
+from bnlab.report.numbers import (
+    MISSING,
+    at_setting,
+    column,
+    difference,
+    difference_interval,
+    margin_of,
+    p_value,
+    score,
+    score_interval,
+    seeds,
+    short_key,
+    standard_deviation,
+)
+from bnlab.report.sections.drawing import drawing
+
+
+def effects(comparison: Comparison) -> Section:
+    """Every arm against the baseline."""
+    blocks: list[Block] = []
+    for view in comparison.views:
+        if not view.effects:
+            continue
+        blocks.append(_effects_table(comparison, view))
+        blocks.append(
+            Plot(
+                f"effects-{view.key}",
+                f"{view.title}: difference from {comparison.baseline} with its 95 % interval"
+                + (", and the margin shaded." if comparison.margin else "."),
+                drawing("draw_forest", comparison, view),
+            )
+        )
+    return Section("effects", f"Effects against {comparison.baseline}", tuple(blocks))
+
+
+def _effects_table(comparison: Comparison, view: View) -> Table:
+    metric, margin = view.metric, comparison.margin is not None
+    settings = comparison.tuned is not None
+    columns = (
+        Column("arm", numeric=False),
+        *((Column(short_key(comparison.tuned)),) if settings else ()),
+        Column("n"),
+        Column(f"effect{', ' + metric.unit if metric.unit else ''}"),
+        Column("95 % interval"),
+        Column("p (Holm)"),
+        Column("verdict", numeric=False),
+        Column("test", numeric=False, detail=True),
+        Column("p", detail=True),
+        *((Column(f"p within {margin_of(comparison)}", detail=True),) if margin else ()),
+        Column("n needed", detail=True),
+    )
+    rows = tuple(
+        (
+            effect.arm,
+            *((f"{effect.setting:g}",) if effect.setting is not None else ()),
+            seeds(effect),
+            difference(effect.estimate, metric),
+            difference_interval(effect.interval, metric),
+            p_value(effect.p_holm),
+            effect.verdict,
+            {"paired": "paired", "welch": "Welch", "single": MISSING}[effect.method],
+            p_value(effect.p),
+            *((p_value(effect.p_equivalence_holm),) if margin else ()),
+            _needed(effect),
+        )
+        for effect in view.effects
+    )
+    return Table(view.title, columns, rows, (*view.notes, *_effect_notes(comparison, view)))
+
+
+def _needed(effect: Effect) -> str:
+    if effect.verdict == "no verdict":
+        return f"{max(effect.verdict_n, effect.required_n or 0):,}"
+    return f"{effect.required_n:,}" if effect.required_n else MISSING
+
+
+def _effect_notes(comparison: Comparison, view: View) -> Iterable[str]:
+    if view is comparison.views[-1] and any(effect.interval for effect in view.effects):
+        yield (
+            "Student's (Welch's, where not paired) 95 % interval, not adjusted; exact sign-flip "
+            "(permutation) p, two-sided; Holm's adjustment over each table"
+        )
+        yield (
+            "n needed: seeds an arm to find an effect of the size seen with power 0.8; a size "
+            "seen in few seeds is itself uncertain"
+        )
+    for effect in view.effects:
+        if len(effect.factors) > 1:
+            yield (
+                f"{effect.arm} differs from {effect.baseline} in {len(effect.factors)} factors "
+                f"({', '.join(effect.factors)}): the effect belongs to all of them together"
+            )
+        unpaired = [line for line in effect.audit if not line.startswith("paired")]
+        yield from (f"{effect.arm}: {line}" for line in unpaired)
+    if view.metric.chance(10) is not None and any(r.diverged for r in view.results):
+        yield "runs that diverged count as chance; see Divergence"
+
+
+def arms(comparison: Comparison) -> Section:
+    """Every arm by itself."""
+    c = comparison
+    blocks: list[Block] = []
+    for view in c.views:
+        columns = (
+            Column("arm", numeric=False),
+            *((Column(short_key(c.tuned)),) if c.tuned else ()),
+            Column("n"),
+            Column("diverged"),
+            Column(column(view.metric)),
+            Column("sd"),
+            Column("95 % interval"),
+        )
+        rows = tuple(
+            (
+                result.arm,
+                *((f"{result.setting:g}",) if result.setting is not None else ()),
+                str(result.n),
+                str(len(result.diverged)),
+                score(result.mean, view.metric),
+                standard_deviation(result, view.metric),
+                score_interval(result.interval, view.metric),
+            )
+            for result in view.results
+        )
+        blocks.append(Table(view.title, columns, rows))
+        blocks.append(
+            Plot(
+                f"seeds-{view.key}",
+                f"{view.title}: every seed is a dot; the bar is the mean, the line its 95 % "
+                "interval.",
+                drawing("draw_strip", c, view),
+            )
+        )
+    return Section("arms", "The arms", tuple(blocks))
+
+
+def divergence(comparison: Comparison) -> Section:
+    """Runs that broke down or learned nothing, and what the others did."""
+    c = comparison
+    cells = [(view.metric.name, result) for view in c.views for result in view.results]
+    cells += [(r.metric, point) for r in c.responses for point in r.points]
+    rows: dict[tuple[str, float | None], tuple[str, ...]] = {}
+    for name, result in cells:
+        if result.diverged and (result.arm, result.setting) not in rows:
+            mean = score(result.survivors_mean, make_metric(name))
+            rows[result.arm, result.setting] = (
+                f"{result.arm}{at_setting(result.setting, c.tuned)}",
+                f"{len(result.diverged)} of {result.n}",
+                ", ".join(map(str, result.diverged)),
+                mean if name == c.metric.name or mean == MISSING else f"{mean} ({name})",
+            )
+    if not rows:
+        return Section("divergence", "Divergence", (Text("No run diverged."),))
+    chance = c.metric.chance(c.runs[0].classes)
+    counted = (
+        f"In every other table they count as chance, {score(chance, c.metric)}"
+        f"{' %' if c.metric.unit else ''}."
+        if chance is not None
+        else ""
+    )
+    columns = (
+        Column("arm", numeric=False),
+        Column("diverged"),
+        Column("seeds", numeric=False),
+        Column("mean of survivors"),
+    )
+    note = "the mean of survivors is conditional on not diverging: it is no estimate for the arm"
+    lead = f"Training broke down or ended no better than guessing in these runs. {counted}"
+    return Section(
+        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows.values()), (note,)))
+    )
