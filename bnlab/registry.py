@@ -166,6 +166,7 @@ class _Installed:
 
 CLAIMS: Registry[Any] = Registry("claim", "bnlab.claims", "bnlab.claims")
 DATASETS: Registry[Any] = Registry("dataset", "bnlab.training.datasets", "bnlab.datasets")
+EXECUTORS: Registry[Any] = Registry("executor", "bnlab.study.executors", "bnlab.executors")
 MODELS: Registry[Any] = Registry("model", "bnlab.training.models", "bnlab.models")
 NORMS: Registry[Any] = Registry("norm", "bnlab.training.norms", "bnlab.norms")
 PROBES: Registry[Any] = Registry("probe", "bnlab.training.probes", "bnlab.probes")

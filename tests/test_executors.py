@@ -389,6 +389,8 @@ def test_every_file_in_the_folder_is_an_executor() -> None:
 
 
 def test_executors_are_known_without_torch() -> None:
-    code = "import sys, bnlab.study.executors, bnlab.training.crew; print('torch' in sys.modules)"
+    code = "import sys, bnlab.training.crew; from bnlab.study.executors import EXECUTORS\n"
+    code += "for name in EXECUTORS: EXECUTORS[name]\n"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -7,9 +7,9 @@ import pytest
 
 from bnlab import registry as registry_module
 from bnlab.errors import ConfigError
-from bnlab.registry import CLAIMS, DATASETS, MODELS, NORMS, PROBES, Registry
+from bnlab.registry import CLAIMS, DATASETS, EXECUTORS, MODELS, NORMS, PROBES, Registry
 
-FAMILIES = (CLAIMS, DATASETS, MODELS, NORMS, PROBES)
+FAMILIES = (CLAIMS, DATASETS, EXECUTORS, MODELS, NORMS, PROBES)
 
 
 def registry() -> Registry[int]:

@@ -5,21 +5,19 @@ leaves is its directory; an outcome says only how the attempt ended. Whoever tra
 directory's lock, so any number of executors, on any number of machines that share the folder, can
 be given the same cells: each is trained once.
 
-To add one: a file in this folder with a function registered in `EXECUTORS`. Importing it must not
-load torch, for studies are planned and surveyed where torch is not wanted.
+To add one: a file in this folder with a function registered in `EXECUTORS` under the file's stem.
+Importing it must not load torch, for studies are planned and surveyed where torch is not wanted.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Literal, TypeAlias
 
+from bnlab import registry
 from bnlab.config import Config
-from bnlab.registry import Registry
 from bnlab.training import workers
 from bnlab.training.signals import StopRequest
 
@@ -92,7 +90,7 @@ Executor: TypeAlias = Callable[
 ]
 """Ends early, every run checkpointed, when the stop request asks for it."""
 
-EXECUTORS: Registry[Executor] = Registry("executor")
+EXECUTORS: registry.Registry[Executor] = registry.EXECUTORS
 """The fact `one_by_one`: has no runs at once, whatever `jobs` says."""
 
 
@@ -166,7 +164,3 @@ def last_line(log: Path) -> str:
         return workers.last_line(log.read_text(errors="replace"))
     except OSError:
         return "its log cannot be read"
-
-
-for _module in iter_modules(__path__):  # last: they register themselves in what stands above
-    import_module(f"{__name__}.{_module.name}")
