@@ -55,6 +55,9 @@ def save_checkpoint(run_dir: RunDir, task: Task, run: Mapping[str, Any]) -> None
         "optimizer": task.optimizer.state_dict(),
         "position": asdict(task.position),
         "wall_seconds": run.get("wall_seconds", 0.0),
+        # For whoever uses the network: training fits them anew.
+        "input_scale": task.train.normalize.scale,
+        "input_shift": task.train.normalize.shift,
     }
     write_checkpoint(run_dir, state)
 

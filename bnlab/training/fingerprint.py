@@ -35,6 +35,7 @@ TRACELESS = frozenset(
         "recorder",
         "resume",
         "signals",
+        "trained",
         "workers",
     )
 )

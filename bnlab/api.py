@@ -1,0 +1,106 @@
+"""What `import bnlab` gives: the commands as functions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from bnlab import analysis
+from bnlab.analysis import Comparison, Options, Run
+from bnlab.claims import Finding, find_findings
+from bnlab.config import Config
+from bnlab.config import load_config as read_config_files
+from bnlab.errors import ConfigError
+from bnlab.records import RunDir, find_run, run_path
+
+if TYPE_CHECKING:
+    from bnlab.training.trained import TrainedNetwork
+
+PathLike: TypeAlias = str | Path
+
+
+def load_config(*files: PathLike, set: Sequence[str] = (), **flags: Any) -> Config:  # noqa: A002 - as the flag is called
+    """A configuration: defaults, then files in order, then assignments, then flags.
+
+    Args:
+        files: YAML files.
+        set: Assignments as `--set` takes them, `"optim.lr=0.01"`.
+        flags: `seed` and `name`.
+
+    Raises:
+        ConfigError: With every fault found, one a line, each with its file and line.
+    """
+    return read_config_files([Path(file) for file in files], list(set), flags=flags)
+
+
+def train(config: Config, runs_dir: PathLike = "runs", *, device: str = "auto") -> Run:
+    """Train one run, or go on with it, and read it back; a finished one is only read.
+
+    Args:
+        config: What to train.
+        runs_dir: Folder of all runs.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        RefusedError: If another process trains it, or what is there does not fit it.
+        BnlabError: On a mistake in data or configuration, or a disk that takes no more.
+    """
+    from bnlab.training.experiment import RunOptions, run_experiment
+
+    root = run_path(Path(runs_dir), config)
+    if not RunDir(root).finished:
+        run_experiment(config, root, RunOptions(device=device, resume="auto"))
+    return load_run(root)
+
+
+def load_run(path: PathLike) -> Run:
+    """The finished run at a path (a run directory, or a place in an archive).
+
+    Raises:
+        ConfigError: If there is none, or there are several.
+        BnlabError: If it is unfinished or cannot be read.
+    """
+    found, remarks = analysis.load_runs([find_run(Path(path)).root])
+    if not found:
+        raise ConfigError(f"{path}: {'; '.join(remark.what for remark in remarks)}")
+    return found[0]
+
+
+def load_runs(*paths: PathLike) -> list[Run]:
+    """Every finished run at or below some paths: folders, archives, glob patterns.
+
+    Raises:
+        ConfigError: If a path does not exist.
+    """
+    return analysis.load_runs([Path(path) for path in paths])[0]
+
+
+def load_model(run: Run | PathLike) -> "TrainedNetwork":
+    """The trained network of a run: uint8 images (N, 3, 32, 32) to logits, with its `classes`.
+
+    Raises:
+        RefusedError: If the run has no checkpoint that fits.
+    """
+    from bnlab.training.trained import load_network
+
+    root = run.root if isinstance(run, Run) else find_run(Path(run)).root
+    return load_network(RunDir(root))
+
+
+def compare(runs: Sequence[Run], **options: Any) -> Comparison:
+    """Effects of every arm against the baseline, paired by seed, with intervals and verdicts.
+
+    Args:
+        runs: As `load_runs` gives them.
+        options: Fields of `bnlab.analysis.Options`: `metric`, `baseline`, `margin`, ...
+
+    Raises:
+        ConfigError: If there is nothing to compare.
+        RefusedError: If the runs do not belong together.
+    """
+    return analysis.compare(runs, Options(**options))
+
+
+def judge(runs_dir: PathLike = "runs") -> Mapping[str, Finding]:
+    """Every claim by name, with its verdict from the runs at hand alone."""
+    findings, _ = find_findings(Path(runs_dir))
+    return {finding.claim.name: finding for finding in findings}

@@ -1,0 +1,87 @@
+"""A run's network for use: with the normalization of its inputs and the names of its classes."""
+
+import torch
+from torch import Tensor, nn
+
+from bnlab.config import Config
+from bnlab.errors import RefusedError
+from bnlab.records import RunDir, read_config, read_facts
+from bnlab.training.batches import Normalize, fit_normalize
+from bnlab.training.checkpoint import read_checkpoint
+from bnlab.training.models import build_model
+
+FITTED = ("minmax", "zscore")
+"""Values of `dataset.normalize` that the training images settle."""
+
+
+class TrainedNetwork(nn.Module):
+    """From pixels to logits.
+
+    Attributes:
+        network: From normalized images to logits.
+        classes: Class names, in the order of the logits.
+    """
+
+    def __init__(self, network: nn.Module, normalize: Normalize, classes: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.classes = network, classes
+        self.register_buffer("scale", normalize.scale)
+        self.register_buffer("shift", normalize.shift)
+        self._per_image = normalize.per_image
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: uint8, (N, C, H, W), RGB, [0, 255].
+
+        Returns:
+            float32, (N, classes).
+        """
+        normalize = Normalize(self.scale, self.shift, self._per_image)
+        logits: Tensor = self.network(normalize.apply(images))
+        return logits
+
+
+def load_network(run_dir: RunDir) -> TrainedNetwork:
+    """The network of a run as its checkpoint has it, on the CPU, in eval mode.
+
+    Raises:
+        RefusedError: If the run has no checkpoint (an archive has none), or one that does not fit.
+        BnlabError: If its record cannot be read.
+    """
+    config, facts = read_config(run_dir.files), read_facts(run_dir.files)
+    if not run_dir.checkpoint.exists():
+        raise RefusedError(
+            f"{run_dir.checkpoint}: missing; the weights of a run are in its checkpoint, which "
+            "archives leave behind: train it again, or copy the run directory whole"
+        )
+    state = read_checkpoint(run_dir)
+    if (state["config_hash"], state.get("seed", config.seed)) != (config.hash, config.seed):
+        raise RefusedError(f"{run_dir.checkpoint}: the checkpoint of another run")
+    classes = facts.dataset.classes
+    network = build_model(config.model, num_classes=len(classes), seed=config.seed)
+    try:
+        network.load_state_dict(state["model"])
+    except (KeyError, RuntimeError) as error:
+        raise RefusedError(
+            f"{run_dir.checkpoint}: does not fit this bnlab's network: {str(error).splitlines()[0]}"
+        ) from None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainedNetwork(network, _normalization(run_dir, config, state), classes).eval()
+
+
+def _normalization(run_dir: RunDir, config: Config, state: dict[str, Tensor]) -> Normalize:
+    if "input_scale" in state:
+        per_image = config.dataset.normalize == "per_image"
+        return Normalize(state["input_scale"], state["input_shift"], per_image)
+    if config.dataset.normalize in FITTED:
+        raise RefusedError(
+            f"{run_dir.checkpoint}: made before checkpoints kept the normalization of the inputs, "
+            f"which dataset.normalize={config.dataset.normalize} takes from the training images; "
+            "train the run again"
+        )
+    return fit_normalize(config.dataset.normalize, torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
