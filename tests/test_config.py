@@ -30,6 +30,7 @@ from bnlab.config import (
     sublayer,
 )
 from bnlab.errors import ConfigError
+from bnlab.records import RunFiles, find_runs
 from bnlab.registry import DATASETS, MODELS, NORMS, Registry
 
 
@@ -383,20 +384,19 @@ def test_a_resolved_configuration_is_restored_with_its_hash() -> None:
 REFERENCE = Path(__file__).parents[1] / "runs" / "reference"
 
 
-def recorded_arms() -> list[Path]:
-    """One run of each of up to 60 arms, from everywhere in the reference."""
-    arms = {run.parents[1].name: run.parent for run in REFERENCE.rglob("run.json")}
-    runs = sorted(arms.values())
-    return runs[:: -(-len(runs) // 60)]
+def recorded_arms() -> list[RunFiles]:
+    """One run of each arm in the reference."""
+    arms = {run.root.parent: run for run in find_runs([REFERENCE]).runs}
+    return list(arms.values())
 
 
 def test_a_recorded_configuration_still_resolves_to_its_recorded_hash() -> None:
     runs = recorded_arms()
-    assert len(runs) > 20
+    assert len(runs) > 200
     for run in runs:
-        text = (run / "config.yaml").read_text(encoding="utf-8")
-        config = build_config([parse_yaml(text, str(run))])
-        assert config.hash == json.loads((run / "run.json").read_text())["config_hash"]
+        text = run.read("config.yaml").decode()
+        config = build_config([parse_yaml(text, str(run.root))])
+        assert config.hash == json.loads(run.read("run.json"))["config_hash"]
 
 
 def test_every_norm_resolves_and_hashes_without_torch() -> None:

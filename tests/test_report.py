@@ -16,6 +16,7 @@ from made_runs import make_run
 from bnlab.analysis import Comparison, Options, compare, load_runs
 from bnlab.analysis.stats import TimeToTarget
 from bnlab.cli import main
+from bnlab.records import pack
 from bnlab.report import default_folder, is_reference, write_report
 from bnlab.report.blocks import Bullets, Section, Text
 from bnlab.report.listing import sparkline
@@ -250,6 +251,14 @@ def test_reference_records_get_no_report_unless_it_is_told_where(
     assert code == 0
     assert "no report" not in err
     assert (records / "study" / "report" / "report.html").exists()
+
+
+def test_the_report_of_an_archive_goes_beside_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / "runs", seed=seed)
+    pack([tmp_path / "runs"], tmp_path / "mine.tar.xz")
+    comparison = compare(load_runs([tmp_path / "mine.tar.xz"])[0], Options())
+    assert default_folder(comparison, tmp_path) == tmp_path / "mine" / "report"
 
 
 @pytest.mark.parametrize(

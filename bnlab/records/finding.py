@@ -48,7 +48,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
     runs: dict[Path, RunFiles] = {}
     remarks: list[Remark] = []
     for path in _expand(paths):
-        if archive := _archive_of(path):
+        if archive := archive_of(path):
             inside = (run for run in runs_in(archive) if path in (run.root, *run.root.parents))
             runs.update({run.root.resolve(): run for run in inside})
             continue
@@ -91,7 +91,7 @@ def _expand(paths: Sequence[Path]) -> list[Path]:
             expanded.append(path)
         elif matches:
             expanded += matches
-        elif archive := _archive_of(path):
+        elif archive := archive_of(path):
             places = [place for run in runs_in(archive) for place in (run.root, *run.root.parents)]
             inside = [place for place in dict.fromkeys(places) if place.match(str(path))]
             if not inside:
@@ -102,7 +102,7 @@ def _expand(paths: Sequence[Path]) -> list[Path]:
     return expanded
 
 
-def _archive_of(path: Path) -> Path | None:
+def archive_of(path: Path) -> Path | None:
     """The archive that a path is, or lies in."""
     return next((above for above in (path, *path.parents) if is_archive(above)), None)
 
@@ -183,7 +183,7 @@ def studies_beside(runs: Sequence[RunFiles]) -> dict[str, bytes]:
             found[f"{folder.resolve().name}/{path.name}"] = path.read_bytes()
     packed = (run.root for run in runs if run.packed is not None)
     for folder in dict.fromkeys(root.parent.parent for root in packed):
-        archive = _archive_of(folder)
+        archive = archive_of(folder)
         assert archive is not None
         inside = folder.relative_to(archive).as_posix()
         for name, content in read_archive(archive).items():

@@ -7,7 +7,7 @@ the renderers turn into their format. The same runs give the same bytes.
 from pathlib import Path
 
 from bnlab.analysis import Comparison
-from bnlab.records import REFERENCE, StorageError, write_text
+from bnlab.records import REFERENCE, StorageError, archive_of, write_text
 from bnlab.report.blocks import Plot
 from bnlab.report.data import changed_verdicts, curves_csv, read_report, runs_csv, to_json
 
@@ -28,11 +28,16 @@ FOLDER = "report"
 def default_folder(comparison: Comparison, runs_dir: Path) -> Path:
     """`runs/<study>/report` when all runs lie in one study, else `runs/report`.
 
+    The report of an archive `x.tar.xz` goes to `x/report` beside it.
+
     Args:
         comparison: What the report is about.
         runs_dir: Folder of all runs.
     """
     studies = {run.root.resolve().parent.parent for run in comparison.runs}
+    archives = {archive_of(study) for study in studies} - {None}
+    if archives:
+        studies = {path.with_name(path.name.partition(".")[0]) for path in archives if path}
     if len(studies) > 1:
         return runs_dir / FOLDER
     study, here = studies.pop(), Path.cwd()

@@ -53,12 +53,12 @@ def load_network(run_dir: RunDir) -> TrainedNetwork:
         RefusedError: If the run has no checkpoint (an archive has none), or one that does not fit.
         BnlabError: If its record cannot be read.
     """
-    config, facts = read_config(run_dir.files), read_facts(run_dir.files)
     if not run_dir.checkpoint.exists():
         raise RefusedError(
             f"{run_dir.checkpoint}: missing; the weights of a run are in its checkpoint, which "
             "archives leave behind: train it again, or copy the run directory whole"
         )
+    config, facts = read_config(run_dir.files), read_facts(run_dir.files)
     state = read_checkpoint(run_dir)
     if (state["config_hash"], state.get("seed", config.seed)) != (config.hash, config.seed):
         raise RefusedError(f"{run_dir.checkpoint}: the checkpoint of another run")

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Writes every figure that the documentation prints, from the archives in runs/reference alone.
+
+Usage: scripts/results.py [--check]      --check writes nothing and exits with 4 if a file differs
+
+Needs the Python that bnlab is installed in (.venv/bin/python scripts/results.py). It writes
+runs/reference/RESULTS.md, the reports beside it, and the tables of README.md between
+`<!-- results: NAME -->` and `<!-- end -->`.
+"""
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from bnlab.analysis import Comparison, Options, compare, load_runs
+from bnlab.claims import Finding, find_findings, show_effect, show_limits
+from bnlab.report import write_report
+from bnlab.report.claims import write_claims
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "runs" / "reference"
+README = ROOT / "README.md"
+STUDIES = ("quick", "seed-10k")
+REPORTS = {
+    "claims": ("claims.html", "claims.json"),
+    **dict.fromkeys(STUDIES, ("report.html", "report.json")),
+}
+"""What is kept of each report: the page, which is whole by itself, and the numbers."""
+
+SEED_COMMAND = (
+    "bnlab train --config configs/seed.yaml --set dataset.train_size=10000 --set train.epochs=3"
+)
+
+Row: TypeAlias = Sequence[str]
+
+
+def table(header: Row, rows: Sequence[Row]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def percent(value: float) -> str:
+    """A fraction as it stands in a table."""
+    return f"{100 * value:.2f} %"
+
+
+def claims_table(findings: Sequence[Finding]) -> str:
+    """Every claim with its verdict."""
+    rows = []
+    for finding in findings:
+        claim, verdict = finding.claim, finding.verdict
+        interval = verdict.interval
+        named = verdict.label + (f" ({verdict.sublabel})" if verdict.sublabel else "")
+        rows.append(
+            [
+                f"`{claim.name}`: {claim.statement}",
+                named,
+                "" if interval is None else show_effect(interval.estimate, claim.unit),
+                "" if interval is None else show_limits(interval, claim.unit),
+                str(finding.n) if finding.n else "",
+            ]
+        )
+    return table(["claim", "verdict", "effect", "limits", "n"], rows)
+
+
+def claim_details(finding: Finding) -> str:
+    """What stands beside one headline."""
+    claim, contrast = finding.claim, finding.contrast
+    parts = [f"### {claim.name}\n", f"{finding.verdict.label}: {finding.verdict.why}\n"]
+    parts.append(f"{finding.gathered.scope}.\n")
+    if contrast is None:
+        return "\n".join(parts)
+    rows = [
+        [
+            one.name,
+            show_effect(one.interval.estimate, one.unit),
+            show_limits(one.interval, one.unit),
+        ]
+        for one in contrast.details
+    ]
+    if rows:
+        parts.append(table(["beside it, exploratory", "estimate", "95 % limits"], rows))
+    parts += [f"- {remark}" for remark in contrast.remarks]
+    return "\n".join(parts) + "\n"
+
+
+def study_table(comparison: Comparison) -> str:
+    """The arms of a study's first view with their effects."""
+    view = comparison.views[0]
+    effects = {effect.arm: effect for effect in view.effects}
+    rows = []
+    for result in view.results:
+        effect = effects.get(result.arm)
+        diverged = f" ({len(result.diverged)} of {result.n} diverged)" if result.diverged else ""
+        setting = "" if result.setting is None else f"{result.setting:g}"
+        row = [result.arm, setting, str(result.n), f"{percent(result.mean)}{diverged}"]
+        if effect is None or effect.interval is None:
+            rows.append([*row, "", "", "", ""])
+            continue
+        low, high = (f"{100 * limit:+.2f}" for limit in (effect.interval.low, effect.interval.high))
+        p = "" if effect.p_holm is None else f"{effect.p_holm:.2g}"
+        rows.append([*row, f"{100 * effect.estimate:+.2f}", f"{low} to {high}", p, effect.verdict])
+    header = ["arm", "best lr", "n", "test accuracy", "effect, points", "95 % interval"]
+    return table([*header, "p (Holm)", "verdict"], rows)
+
+
+def seeds_table(comparison: Comparison) -> str:
+    """Test accuracy seed by seed."""
+    results = comparison.views[0].results
+    seeds = sorted({seed for result in results for seed in result.scores})
+    rows = [
+        [
+            result.arm,
+            *(
+                f"{percent(result.scores[seed])}{' (diverged)' * (seed in result.diverged)}"
+                for seed in seeds
+            ),
+            percent(result.mean),
+        ]
+        for result in results
+    ]
+    return table(["arm", *(f"seed {seed}" for seed in seeds), "mean"], rows)
+
+
+HEAD = """# What came out
+
+Every number here is made from the archives beside this file by `scripts/results.py`, and a test
+holds them equal. Images: CIFAR-10 as JPEG class folders (re-encoded, quality about 75), so
+accuracies lie a little below the original's. Two CPU cores; no GPU has run any of it.
+`bnlab claims --runs-dir runs/reference` and `bnlab compare runs/reference/quick.tar.xz` judge the
+records anew; `bnlab audit` says what is known of them.
+
+"""
+
+
+def documents(folder: Path) -> dict[Path, str]:
+    """Every file that is made from the archives, with its content.
+
+    Args:
+        folder: Where reports may be written meanwhile.
+    """
+    findings, _ = find_findings(REFERENCE)
+    write_claims(findings, folder / "claims")
+    compared = {}
+    for name in STUDIES:
+        runs, remarks = load_runs([REFERENCE / f"{name}.tar.xz"])
+        compared[name] = compare(runs, Options(), remarks)
+        write_report(compared[name], folder / name)
+    tables = {
+        "claims": claims_table(findings),
+        "quick": study_table(compared["quick"]),
+        "seed-10k": seeds_table(compared["seed-10k"]),
+    }
+    results = [
+        HEAD,
+        "## Claims\n",
+        "`bnlab claims run NAME --preset quick`\n",
+        tables["claims"],
+        *map(claim_details, findings),
+        "## The quick study\n",
+        "`bnlab study run configs/studies/quick.yaml`\n",
+        tables["quick"],
+        "## Document 001's network and recipe\n",
+        f"`{SEED_COMMAND}`, seeds 0, 1, 2\n",
+        tables["seed-10k"],
+    ]
+    made = {REFERENCE / "RESULTS.md": "\n".join(results), README: with_tables(README, tables)}
+    for place, names in REPORTS.items():
+        for name in names:
+            made[REFERENCE / place / name] = (folder / place / name).read_text(encoding="utf-8")
+    return made
+
+
+def with_tables(path: Path, tables: Mapping[str, str]) -> str:
+    """A document with its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{tables[match[2]]}{match[3]}"
+
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"(<!-- results: (\S+) -->)\n.*?(<!-- end -->)", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write, or check."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = documents(Path(folder))
+    if sys.argv[1:] == ["--check"]:
+        # A page's plots may differ by the version of matplotlib.
+        texts = {path: text for path, text in made.items() if path.suffix != ".html"}
+        differing = [
+            str(path.relative_to(ROOT))
+            for path, text in texts.items()
+            if not path.exists() or path.read_text(encoding="utf-8") != text
+        ]
+        if differing:
+            print(f"not what the archives say: {', '.join(differing)}; run scripts/results.py")
+            sys.exit(4)
+        return
+    for path, text in made.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
