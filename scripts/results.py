@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -143,7 +144,11 @@ def documents(folder: Path) -> dict[Path, str]:
     Args:
         folder: Where reports may be written meanwhile.
     """
-    findings, _ = find_findings(REFERENCE)
+    here, there = str(REFERENCE), str(REFERENCE.relative_to(ROOT))
+    findings = [
+        replace(finding, command=finding.command.replace(here, there))
+        for finding in find_findings(REFERENCE)[0]
+    ]
     write_claims(findings, folder / "claims")
     compared = {}
     for name in STUDIES:

@@ -167,9 +167,12 @@ def epoch_of(record: Mapping[str, Value]) -> int:
 
 def _line(line: bytes, place: str) -> dict[str, Value]:
     try:
-        record = _LINE.validate_json(line)
+        # Other programs may write NaN and Infinity, which JSON lacks; bnlab writes null.
+        record = _LINE.validate_python(json.loads(line, parse_constant=lambda _name: None))
     except ValidationError as error:
         raise BnlabError(f"{place}: not a metrics record: {_first_fault(error)}") from None
+    except (ValueError, RecursionError):
+        raise BnlabError(f"{place}: not a metrics record: not JSON") from None
     _epoch(record.get("epoch"), place)
     return record
 

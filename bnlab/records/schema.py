@@ -7,15 +7,18 @@ are None or empty, and mean "not recorded".
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 
 Status: TypeAlias = Literal["running", "done", "diverged", "failed", "preempted"]
 
 Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
-Value: TypeAlias = float | None
-"""A measurement; None, or NaN, where it was not a finite number."""
+Number: TypeAlias = Annotated[float, Field(ge=-1e100, le=1e100)]
+"""A measurement; fp32 has none beyond 1e39, and squares of these stay finite."""
+
+Value: TypeAlias = Number | None
+"""A measurement; None where it was not a finite number."""
 
 
 class Record(BaseModel):
@@ -89,7 +92,7 @@ class RunFacts(Record):
     """Runs that shared the device, this one included."""
     attempts: tuple[Attempt, ...] = ()
     error: str | None = None
-    wall_seconds: float | None = None
+    wall_seconds: Number | None = None
 
 
 class Summary(Record):
@@ -106,14 +109,22 @@ class Summary(Record):
     config_hash: str | None = None
     epochs: Count = 0
     scores: Mapping[str, Value] = Field(default_factory=dict)
-    train_seconds: float | None = None
-    wall_seconds: float | None = None
-    images_per_second: float | None = None
+    train_seconds: Number | None = None
+    wall_seconds: Number | None = None
+    images_per_second: Number | None = None
 
     def as_data(self) -> dict[str, Any]:
         """The keys as they stand in the file, scores among the others."""
         data = self.model_dump(mode="json", exclude_unset=True)
         return {**data, **data.pop("scores")}
+
+    @field_validator("scores")
+    @classmethod
+    def _accuracies_are_fractions(cls, scores: Mapping[str, Value]) -> Mapping[str, Value]:
+        for tag, value in scores.items():
+            if tag.endswith("accuracy") and value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{tag} is {value:g}, which is no fraction")
+        return scores
 
     @model_validator(mode="before")
     @classmethod
