@@ -129,7 +129,7 @@ def _validate(
 
 def _lists_to_tuples(value: Any) -> Any:
     """YAML has lists, the frozen schema tuples."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _lists_to_tuples(item) for key, item in value.items()}
     if isinstance(value, list):
         return tuple(_lists_to_tuples(item) for item in value)
@@ -141,7 +141,7 @@ def _unknown_names(tree: Mapping[str, Any]) -> Iterable[tuple[KeyPath, str]]:
         path = tuple(key.split("."))
         value: Any = tree
         for part in path:
-            value = value.get(part) if isinstance(value, Mapping) else None
+            value = value.get(part) if isinstance(value, dict) else None
         for name in value if isinstance(value, list) else [value]:
             if isinstance(name, str) and (fault := registry.fault(name)):
                 yield path, fault

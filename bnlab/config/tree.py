@@ -14,7 +14,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             flat.update(flatten(value, f"{dotted}."))
         else:
             flat[dotted] = value
@@ -107,8 +107,8 @@ def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
     """Lay values over `base`, in place, mapping by mapping."""
     for key, value in top.items():
         below = base.get(key)
-        if isinstance(value, Mapping):
-            base[key] = dict(below) if isinstance(below, Mapping) else {}
+        if isinstance(value, dict):
+            base[key] = dict(below) if isinstance(below, dict) else {}
             overlay(base[key], value)
         else:
             base[key] = value
