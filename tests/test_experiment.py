@@ -369,7 +369,7 @@ def test_resuming_with_other_images_is_refused(
         return replace(load_splits(*args), checksum="0" * 64)
 
     monkeypatch.setattr("bnlab.training.experiment.load_splits", other)
-    with pytest.raises(RefusedError, match="images that the run was started with"):
+    with pytest.raises(RefusedError, match="other images than those in"):
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
 

@@ -43,6 +43,7 @@ def train(
     from bnlab.records import RunDir, read_summary, run_path
     from bnlab.training.experiment import RunOptions, run_experiment
     from bnlab.training.provenance import git_state
+    from bnlab.training.resume import refuse_other_images_than_at_hand
 
     root = run_path(runs_dir, settled)
     if require_clean and git_state().dirty:
@@ -51,6 +52,8 @@ def train(
         print_line(f"{settled.to_yaml()}{root}")
         return
     if if_exists == "skip" and RunDir(root).finished:
+        with watching(settled) as watcher:
+            refuse_other_images_than_at_hand(RunDir(root).files, settled, watcher.loading)
         summary = read_summary(RunDir(root).files).as_data()
     else:
         options = RunOptions(device=device, resume=resume, deterministic=deterministic)

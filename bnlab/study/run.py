@@ -78,13 +78,16 @@ def run_study(
         say: Told what deserves a line before it begins.
 
     Raises:
-        RefusedError: If the plan goes beyond its budget, or finished runs would no longer be part
-            of the study.
+        RefusedError: If the plan goes beyond its budget, finished runs would no longer be part
+            of the study, or they were trained on other images than those at hand.
         StopRequestedError: On SIGTERM or Ctrl-C, with every run checkpointed.
     """
+    from bnlab.study.images import ImagesAtHand  # loads torch
+
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
     executor = EXECUTORS[options.executor]
-    survey = survey_study(study, runs_dir)
+    survey, images = survey_study(study, runs_dir), ImagesAtHand()
+    images.refuse_others(survey)
     _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
     settings = _settings(survey, options)
@@ -95,6 +98,7 @@ def run_study(
     with stop_on_signal() as stop:
         while not stop():
             survey = survey_study(study, runs_dir)
+            images.refuse_others(survey)  # another process may have finished some on its own
             watcher.planned(survey.count("done", "diverged"), survey.total)
             left = [
                 (cell, state) for cell, state in survey.unfinished() if cell.label not in failures

@@ -125,7 +125,7 @@ def run_experiment(
         stack.enter_context(run_dir.lock())
         refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
-        refuse_other_images(run_dir, data)
+        refuse_other_images(run_dir.files, data.checksum, config.dataset.root)
         task = build_task(config, data, device, precision)
         stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         git = git_state()

@@ -4,8 +4,9 @@ from typing import Literal
 
 from bnlab.config import Config, differences
 from bnlab.errors import RefusedError
-from bnlab.records import RunDir, RunFacts, read_config, read_facts
-from bnlab.training.datasets import Splits
+from bnlab.records import RunDir, RunFacts, RunFiles, read_config, read_facts
+from bnlab.records.files import RUN
+from bnlab.training.datasets import Progress, checksum_at_hand, silent
 
 Resume = Literal["never", "auto", "must"]
 
@@ -41,14 +42,36 @@ def _refuse_other_config(run_dir: RunDir, config: Config) -> None:
         )
 
 
-def refuse_other_images(run_dir: RunDir, data: Splits) -> None:
-    """Refuse to go on with other images: where they lie is no part of the configuration."""
-    stored = read_facts(run_dir.files).dataset.checksum if run_dir.run.exists() else None
-    if stored is not None and stored != data.checksum:
+def refuse_other_images(run: RunFiles, checksum: str | None, where: str) -> None:
+    """Refuse to take a run for one of these images: where they lie is no part of its hash.
+
+    Args:
+        run: Finished or not; one that recorded no images is let pass.
+        checksum: Of the images at hand; None if they follow from the configuration.
+        where: They lie.
+
+    Raises:
+        RefusedError: Naming both.
+    """
+    stored = read_facts(run).dataset.checksum if run.has(RUN) else None
+    if stored is not None and checksum is not None and stored != checksum:
         raise RefusedError(
-            f"{run_dir.root}: --resume needs the images that the run was started with; these have "
-            f"another checksum: {stored[:8]} -> {data.checksum[:8]}; see dataset.root"
+            f"{run.root}: this run has other images than those in {where}: checksum "
+            f"{stored[:8]} there, {checksum[:8]} here; set dataset.root to its images, or use "
+            "another --name or --runs-dir for these"
         )
+
+
+def refuse_other_images_than_at_hand(
+    run: RunFiles, config: Config, progress: Progress = silent
+) -> None:
+    """Look at the images of a configuration before a finished run of it is taken for its result.
+
+    Raises:
+        RefusedError: If the run has others.
+        DataError: If they cannot be read.
+    """
+    refuse_other_images(run, checksum_at_hand(config.dataset, progress), config.dataset.root)
 
 
 def _nothing_to_resume(run_dir: RunDir, config: Config) -> str:
