@@ -327,6 +327,16 @@ def test_flatten_joins_keys_with_dots_and_keeps_lists() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}]}) == {"a.b.c": 1, "d": [1, {"e": 2}]}
 
 
+@pytest.mark.parametrize("short", ["before", "after"])
+def test_before_and_after_are_short_for_those_of_the_activation(short: str) -> None:
+    whole = make(f"model.norm.placement={short}_activation")
+    assert make(f"model.norm.placement={short}") == whole
+    assert make(f"model.norm.placement={short}").hash == whole.hash
+    stored = whole.resolved()
+    stored["model"]["norm"]["placement"] = short
+    assert restore_config(stored).to_yaml() == whole.to_yaml()
+
+
 def test_an_arm_is_labeled_by_its_norm_and_placement() -> None:
     assert arm_label(make("model.norm=none")) == "none"
     assert arm_label(make("model.norm.placement=both")) == "batch-both"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -98,6 +99,11 @@ class DatasetConfig(ConfigSection):
     """Flip and crop the held-out images too: document 001's defect, to be reproduced on purpose."""
 
 
+def _whole_placement(placement: Any) -> Any:
+    # Of the five, these two are nearest in spelling to before_conv and after_pool.
+    return f"{placement}_activation" if placement in ("before", "after") else placement
+
+
 class NormConfig(ConfigSection):
     """The normalizer and where it stands."""
 
@@ -123,11 +129,13 @@ class NormConfig(ConfigSection):
 
     name: str = "batch"
     """A normalizer of `bnlab/training/norms/`; `none` switches normalization off."""
-    placement: Literal[
-        "before_activation", "after_activation", "after_pool", "before_conv", "both"
+    placement: Annotated[
+        Literal["before_activation", "after_activation", "after_pool", "before_conv", "both"],
+        BeforeValidator(_whole_placement),
     ] = "before_activation"
-    """Where it stands in a conv-ReLU-pool block. On a fully connected layer `after_pool` means
-    after the activation and `before_conv` before the layer."""
+    """Where it stands in a conv-ReLU-pool block; `before` and `after` are short for those of the
+    activation. On a fully connected layer `after_pool` means after the activation and
+    `before_conv` before the layer."""
     conv: bool = True
     """Normalize the convolution blocks."""
     fc: bool = True
