@@ -345,6 +345,31 @@ def test_an_unfinished_run_is_refused_without_resume(
         run_experiment(tiny_config(), root)
 
 
+@pytest.mark.parametrize("resume", ["never", "auto", "must"])
+def test_what_is_left_of_a_run_without_its_configuration_is_not_overwritten(
+    tmp_path: Path, tiny_config: MakeConfig, resume: Any
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    RunDir(root).config.unlink()
+    RunDir(root).checkpoint.unlink()
+    metrics = RunDir(root).metrics.read_bytes()
+    with pytest.raises(RefusedError, match=r"metrics\.jsonl.* config\.yaml is lost"):
+        run_experiment(tiny_config(), root, RunOptions(resume=resume))
+    assert RunDir(root).metrics.read_bytes() == metrics
+
+
+def test_a_run_killed_before_its_configuration_was_written_may_begin_again(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = run_path(tmp_path, tiny_config())
+    (root / "checkpoints").mkdir(parents=True)
+    for name in ("env.txt", "git.diff", "lock"):
+        (root / name).write_text("")
+    assert run_experiment(tiny_config(), root)["epochs"] == 2
+
+
 def test_resuming_with_another_configuration_names_the_keys_that_differ(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:

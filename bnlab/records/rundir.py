@@ -87,6 +87,12 @@ class RunDir:
         """Whether some run has been here."""
         return self.config.exists()
 
+    @property
+    def traces(self) -> tuple[Path, ...]:
+        """What training has left here; each is written after config.yaml, however a run ends."""
+        places = (self.run, self.metrics, self.checkpoint, self.tensorboard)
+        return tuple(place for place in places if place.exists())
+
     def create(self, config_yaml: str, packages: str, git_diff: str | None) -> None:
         """Make the directory and write what does not change during the run.
 

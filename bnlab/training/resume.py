@@ -29,6 +29,13 @@ def refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> No
         )
     if run_dir.started:
         _refuse_other_config(run_dir, config)
+    elif run_dir.traces:
+        there = ", ".join(str(place.relative_to(run_dir.root)) for place in run_dir.traces)
+        raise RefusedError(
+            f"{run_dir.root}: a run has been here ({there}) but its config.yaml is lost, so it can "
+            "be neither continued nor known for the same; put config.yaml back, use another "
+            "--name, or delete the folder"
+        )
     elif resume == "must":
         raise RefusedError(_nothing_to_resume(run_dir, config))
 
