@@ -55,6 +55,11 @@ def shown(text: str, *, limit: int | None = 80) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shown_lines(text: str) -> str:
+    """Several lines for a terminal, in which no other control character is left to act."""
+    return "\n".join(shown(line, limit=None) for line in text.split("\n"))
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The tail of an unknown-name message: the nearest known name, if one is near, and all of them.
 

@@ -13,7 +13,7 @@ import typer
 from bnlab import __version__
 from bnlab.cli import bench, claims, compare, data, runs, study, train
 from bnlab.cli.output import print_line, replace_what_cannot_be_encoded
-from bnlab.errors import BnlabError
+from bnlab.errors import BnlabError, shown_lines
 
 app = typer.Typer(
     name="bnlab",
@@ -78,5 +78,5 @@ def main() -> None:
 
 
 def _end(message: str, exit_code: int = 1) -> None:
-    print(f"bnlab: {message}", file=sys.stderr)  # noqa: T201
+    print(f"bnlab: {shown_lines(message)}", file=sys.stderr)  # noqa: T201
     sys.exit(exit_code)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from bnlab.config import Config, arm_label
+from bnlab.errors import shown_lines
 from bnlab.study.executors import Cell, Outcome, StudyWatcher
 from bnlab.study.render import epochs_done, show_progress
 from bnlab.training.experiment import Watcher
@@ -181,7 +182,7 @@ class PlainStudyWatcher(StudyWatcher):
 
     def say(self, line: str) -> None:
         """Print one line as it is."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(shown_lines(line), markup=False, soft_wrap=True)
 
     def planned(self, finished: int, total: int) -> None:
         """Remember how far the study is."""
@@ -212,7 +213,7 @@ class LiveStudyWatcher(StudyWatcher):
 
     def say(self, line: str) -> None:
         """Print one line above the bars."""
-        self._progress.console.print(line, markup=False, soft_wrap=True)
+        self._progress.console.print(shown_lines(line), markup=False, soft_wrap=True)
 
     def planned(self, finished: int, total: int) -> None:
         """Set the length of the overall bar."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bnlab.errors import shown_lines
+
 if TYPE_CHECKING:
     from bnlab.report.blocks import Section
 
@@ -27,7 +29,7 @@ def print_line(text: str) -> None:
     the exit code it would have had.
     """
     try:
-        typer.echo(text)
+        typer.echo(shown_lines(text))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -51,7 +53,7 @@ def print_sections(sections: "Sequence[Section]") -> None:
 
 def remark(text: str) -> None:
     """A line on stderr, beside the result."""
-    typer.echo(text, err=True)
+    typer.echo(shown_lines(text), err=True)
 
 
 def this_command() -> list[str]:

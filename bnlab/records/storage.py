@@ -18,7 +18,8 @@ class StorageError(BnlabError):
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step; see `write_bytes`."""
-    write_bytes(path, text.encode())
+    # The name of a file may be no UTF-8: a lone surrogate in it is written as JSON would have it.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

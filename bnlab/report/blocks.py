@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from bnlab.analysis import Comparison
+from bnlab.report.safe import identifier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -60,7 +61,8 @@ class Plot:
     """A figure, drawn when a renderer wants it.
 
     Attributes:
-        name: Stem of its file.
+        name: Stem of its file and of the ids in it, of letters, digits, `_` and `-` whatever it
+            is made of.
         caption: What it shows, in words.
         draw: Makes it; imports matplotlib.
     """
@@ -68,6 +70,10 @@ class Plot:
     name: str
     caption: str
     draw: Callable[[], "Canvas"]
+
+    def __post_init__(self) -> None:
+        """Names come from runs, which may be anybody's."""
+        object.__setattr__(self, "name", identifier(self.name))
 
 
 Block: TypeAlias = Text | Bullets | Table | Plot
@@ -78,7 +84,7 @@ class Section:
     """A part of the report; without blocks it does not appear.
 
     Attributes:
-        key: Anchor.
+        key: Anchor, as safe as a plot's name.
         title: Heading.
         blocks: Content, in order.
     """
@@ -86,6 +92,10 @@ class Section:
     key: str
     title: str
     blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        """A claim's name may come from another package."""
+        object.__setattr__(self, "key", identifier(self.key))
 
 
 SectionFunction: TypeAlias = Callable[[Comparison], Section]

@@ -16,6 +16,7 @@ from typing import Any
 from bnlab.config import UNHASHED, flatten
 from bnlab.errors import BnlabError, ConfigError
 from bnlab.records import RunDir, find_runs, read_config
+from bnlab.report.safe import folder_name
 
 REFRESH_SECONDS = 5.0
 """How often new runs are looked for while the dashboard is up."""
@@ -69,7 +70,7 @@ def link_runs(roots: Sequence[Path], folder: Path) -> list[str]:
         except BnlabError:
             continue  # being created right now, or damaged: the next refresh may see it
     wanted = {
-        name.replace("/", "-"): RunDir(run).tensorboard.resolve()
+        folder_name(name): RunDir(run).tensorboard.resolve()
         for run, name in run_names(configs).items()
     }
     for link in folder.iterdir():

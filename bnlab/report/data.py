@@ -15,6 +15,7 @@ from bnlab.analysis import Comparison, Response, Run
 from bnlab.analysis.audit import Audited, audit_as_data
 from bnlab.analysis.choose import Choice
 from bnlab.errors import ConfigError
+from bnlab.report.safe import cell
 
 SCHEMA_VERSION = 1
 
@@ -146,8 +147,8 @@ def _cell(value: Any) -> Any:
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(cell, header))
+    writer.writerows(map(cell, row) for row in rows)
     return file.getvalue()
 
 

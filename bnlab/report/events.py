@@ -7,6 +7,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from bnlab.analysis import Comparison
+from bnlab.report.safe import folder_name, plain
 
 FOLDER = "tensorboard"
 """Below the report: no run directory, so that `compare` never takes aggregates for runs."""
@@ -23,14 +24,14 @@ def write_events(comparison: Comparison, folder: Path) -> Path:
         old.unlink()
     for arm in dict.fromkeys(curve.arm for curve in comparison.curves):
         for kind in ("mean", "low", "high"):
-            writer = EventFileWriter(str(root / f"{arm.replace('/', '-')} {kind}"))
+            writer = EventFileWriter(str(root / f"{folder_name(arm)} {kind}"))
             for curve in comparison.curves:
                 if curve.arm != arm:
                     continue
                 values = {"mean": curve.mean, "low": curve.low, "high": curve.high}[kind]
                 for epoch, value in zip(curve.epochs, values, strict=True):
                     if value == value:  # noqa: PLR0124 - not where there is no interval
-                        scalar = Summary.Value(tag=curve.tag, simple_value=float(value))
+                        scalar = Summary.Value(tag=plain(curve.tag), simple_value=float(value))
                         # The clock is the epoch too, so that the curves are the same each time.
                         writer.add_event(
                             Event(

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from bnlab import __version__
 from bnlab.report.blocks import Block, Bullets, Plot, Section, Table, Text
+from bnlab.report.safe import markdown, plain
 
 BESIDE = "report.md, report.json (every number), runs.csv, curves.csv and the figures as SVG"
 """What else is in the folder of a comparison's page."""
@@ -27,7 +28,10 @@ def render_html(
         beside: What else is in the page's folder, in words.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
     )
     environment.filters["breakable"] = _breakable
     template = environment.get_template("report.html.j2")
@@ -44,9 +48,14 @@ def render_html(
     )
 
 
+def _finalize(value: object) -> object:
+    """All text that the page shows, but for markup of our own: the drawings."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else plain(value)
+
+
 def _breakable(text: str) -> Markup:
     """Lets a narrow page break names such as `batch-after_activation` and `model.norm.name`."""
-    return Markup(re.sub(r"([_.=])(?=[A-Za-z])", r"\1<wbr>", str(escape(text))))  # noqa: S704 - escaped
+    return Markup(re.sub(r"([_.=])(?=[A-Za-z])", r"\1<wbr>", str(escape(plain(text)))))  # noqa: S704 - escaped
 
 
 def _groups(blocks: Iterable[Block]) -> list[tuple[str, list[Block]]]:
@@ -56,37 +65,33 @@ def _groups(blocks: Iterable[Block]) -> list[tuple[str, list[Block]]]:
 
 def render_markdown(title: str, sections: Sequence[Section]) -> str:
     """The same in GitHub's Markdown; plots are links to the SVG files beside it."""
-    parts = [f"# {_escape(title)}"]
+    parts = [f"# {markdown(title)}"]
     for section in sections:
-        parts.append(f"## {_escape(section.title)}")
+        parts.append(f"## {markdown(section.title)}")
         parts += [_markdown(block) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(block: Block) -> str:
     if isinstance(block, Text):
-        text = _escape(block.text)
+        text = markdown(block.text)
         return {"plain": text, "note": f"*{text}*", "warning": f"**{text}**"}[block.kind]
     if isinstance(block, Bullets):
-        return "\n".join(f"- {_escape(item)}" for item in block.items)
+        return "\n".join(f"- {markdown(item)}" for item in block.items)
     if isinstance(block, Plot):
-        return f"![{_escape(block.caption)}]({block.name}.svg)"
+        return f"![{markdown(block.caption)}]({block.name}.svg)"
     return _markdown_table(block)
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [f"**{_escape(table.title)}**", ""] if table.title else []
-    lines.append(_row(column.name for column in table.columns))
+    lines = [f"**{markdown(table.title)}**", ""] if table.title else []
+    lines.append(_row(markdown(column.name) for column in table.columns))
     lines.append(_row("---:" if column.numeric else "---" for column in table.columns))
-    lines += [_row(map(_escape, row)) for row in table.rows]
+    lines += [_row(map(markdown, row)) for row in table.rows]
     if table.notes:
-        lines += ["", *(f"- {_escape(note)}" for note in table.notes)]
+        lines += ["", *(f"- {markdown(note)}" for note in table.notes)]
     return "\n".join(lines)
 
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)

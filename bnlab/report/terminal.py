@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from bnlab.report.blocks import Block, Bullets, Section, Table, Text
+from bnlab.report.safe import plain
 
 WIDE = 110
 """Columns from which tables show their details."""
@@ -41,7 +42,7 @@ def print_sections(sections: Sequence[Section], console: Console) -> None:
         blocks = [block for block in section.blocks if isinstance(block, (Text, Bullets, Table))]
         if not blocks:
             continue
-        console.print(RichText(section.title, style="bold"))
+        console.print(RichText(plain(section.title), style="bold"))
         for block in blocks:
             _print(block, console)
         console.print()
@@ -50,7 +51,7 @@ def print_sections(sections: Sequence[Section], console: Console) -> None:
 def _print(block: Block, console: Console) -> None:
     if isinstance(block, Text):
         style = {"plain": "", "note": "dim", "warning": "bold yellow"}[block.kind]
-        console.print(RichText(block.text, style=style))
+        console.print(RichText(plain(block.text), style=style))
     elif isinstance(block, Bullets):
         for item in block.items:
             _hanging(f"• {item}", console)
@@ -59,7 +60,7 @@ def _print(block: Block, console: Console) -> None:
 
 
 def _hanging(text: str, console: Console, style: str = "") -> None:
-    lines = RichText(text, style=style).wrap(console, console.width - 2)
+    lines = RichText(plain(text), style=style).wrap(console, console.width - 2)
     for number, line in enumerate(lines):
         console.print(Padding(line, (0, 0, 0, 2 if number else 0), expand=False))
 
@@ -77,15 +78,15 @@ def _print_table(table: Table, console: Console) -> None:
     for place in shown:
         column = table.columns[place]
         grid.add_column(
-            RichText(column.name),
+            RichText(plain(column.name)),
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=column.numeric and len(table.columns) < 9,
         )
     for row in table.rows:
-        grid.add_row(*(RichText(row[place]) for place in shown))
+        grid.add_row(*(RichText(plain(row[place])) for place in shown))
     if table.title:
-        console.print(RichText(table.title, style="italic"))
+        console.print(RichText(plain(table.title), style="italic"))
     console.print(grid)
     left_out = {column.name for column in table.columns if column.detail and not wide}
     for note in table.notes:

@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from bnlab.report.safe import plain
 
 INK = "#0b0b0b"
 """Stands for the page's text color until `svg` replaces it."""
@@ -58,7 +62,9 @@ def svg(name: str, draw: Any, alt: str) -> str:
     """
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         file = io.StringIO()
-        draw().savefig(
+        figure = draw()
+        _hold_text_to_itself(figure)
+        figure.savefig(
             file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
     text = file.getvalue()
@@ -66,9 +72,24 @@ def svg(name: str, draw: Any, alt: str) -> str:
     text = re.sub(r"'?DejaVu Sans'?(, [^;\"]*)?", "system-ui, sans-serif", text)
     # Ids without a hash (figure_1, axes_1) are the same in every figure of a page.
     text = re.sub(r'(?<=<g id=")', f"{name}-", text)
-    label = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    label = escape(plain(alt))
     text = text.replace("<svg", f'<svg class="plot" role="img" aria-label="{label}"', 1)
     return text.replace(">", f">{_CSS}", 1)
+
+
+def _hold_text_to_itself(figure: Figure) -> None:
+    """Let no dollar in a name begin a formula, and no control character reach the XML.
+
+    The labels of ticks are made while drawing, and those of a logarithmic axis are formulas; who
+    sets them from names passes these through `safe.tick`.
+    """
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    ticks = {text for axis in axes for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if text not in ticks:
+            assert isinstance(text, Text)
+            text.set_text(plain(text.get_text()))
+            text.set_parse_math(False)
 
 
 def make_axes(height: float, left: float = 0.56, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:

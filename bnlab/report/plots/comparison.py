@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from bnlab.analysis import Comparison, Curve, View, make_metric
 from bnlab.report.numbers import column, difference, score
 from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
+from bnlab.report.safe import tick
 
 
 def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
@@ -213,7 +214,8 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
     values = np.array([p.last for p in found])
     if (values > 0).all() and values.max() > 20 * values.min():
         axes.set_yscale("log")
-    axes.set_xticks(range(len(layers)), layers, rotation=30 if len(layers) > 6 else 0)
+    turned = 30 if len(layers) > 6 else 0
+    axes.set_xticks(range(len(layers)), [tick(layer) for layer in layers], rotation=turned)
     axes.grid(visible=False, axis="x")
     axes.set_title(quantity.replace("_", " "))
     add_legend(figure, axes)
