@@ -193,6 +193,31 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     assert len(raw_run(RunDir(cut))["attempts"]) == 2
 
 
+def test_going_on_with_other_threads_or_another_torch_is_said_and_recorded(
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, here = tmp_path / "run", {"threads": 1, "torch": torch.__version__}
+    for place in ((0, 2), (1, 2)):
+        with pytest.raises(StopRequestedError):
+            run_experiment(tiny_config(), root, RunOptions(resume="auto"), StopAt(*place))
+    assert caplog.messages == []
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+    [said] = caplog.messages
+    assert "CPU threads: 1 -> 2" in said
+    assert f"torch: {here['torch']} -> 9.9" in said
+    attempts = raw_run(RunDir(root))["attempts"]
+    assert [{key: one[key] for key in here} for one in attempts] == [
+        here,
+        here,
+        {"threads": 2, "torch": "9.9"},
+    ]
+
+
 def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:

@@ -111,6 +111,9 @@ def test_the_record_of_a_run_holds_its_fingerprints(
     assert raw_run(RunDir(tmp_path / "s0"))["code"] == code_of(config)
 
 
+HERE = {"threads": 1, "torch": "2.13.0"}
+
+
 def facts(**values: Any) -> RunFacts:
     return RunFacts(schema_version=1, status="preempted", **values)
 
@@ -118,12 +121,12 @@ def facts(**values: Any) -> RunFacts:
 def test_a_run_resumed_under_other_code_agrees_with_neither() -> None:
     code = {"training/loop.py": "new", "training/optim.py": "same"}
     earlier = facts(code={"training/loop.py": "old", "training/optim.py": "same"})
-    assert describe_attempt(code, 1, earlier)["code"] == {
+    assert describe_attempt(code, HERE, 1, earlier)["code"] == {
         "training/loop.py": "old+new",
         "training/optim.py": "same",
     }
     renamed = facts(code={"training/train.py": "old"})
-    assert describe_attempt(code, 1, renamed)["code"] == {
+    assert describe_attempt(code, HERE, 1, renamed)["code"] == {
         "training/loop.py": "absent+new",
         "training/optim.py": "absent+same",
         "training/train.py": "old+absent",
@@ -131,5 +134,5 @@ def test_a_run_resumed_under_other_code_agrees_with_neither() -> None:
 
 
 def test_a_run_begun_before_fingerprints_were_recorded_stays_unknown() -> None:
-    assert describe_attempt({"training/loop.py": "new"}, 1, facts())["code"] == {}
-    assert describe_attempt({"training/loop.py": "new"}, 1, None)["code"] != {}
+    assert describe_attempt({"training/loop.py": "new"}, HERE, 1, facts())["code"] == {}
+    assert describe_attempt({"training/loop.py": "new"}, HERE, 1, None)["code"] != {}

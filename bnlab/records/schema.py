@@ -61,6 +61,10 @@ class Attempt(Record):
     """One process that trained at a run."""
 
     started: str = ""
+    threads: Count | None = None
+    """CPU threads of torch: another number adds up in another order, and gives other last bits."""
+    torch: str | None = None
+    """Its version."""
 
 
 class Seeds(Record):

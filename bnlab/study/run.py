@@ -92,7 +92,7 @@ def run_study(
     _store(study, runs_dir, say)
     settings = _settings(survey, options)
     if survey.unfinished():
-        say(f"runs at once: {settings.jobs}, CPU threads for each: {settings.threads}")
+        say(_shared_out(settings, _earlier_threads(survey)))
 
     failures: dict[str, str] = {}
     with stop_on_signal() as stop:
@@ -127,6 +127,13 @@ def _settings(survey: Survey, options: StudyOptions) -> ExecutorOptions:
     jobs, threads = share_cores(jobs, options.device, _earlier_threads(survey))
     logs = survey.folder / "logs"
     return ExecutorOptions(jobs, threads, options.device, options.deterministic, logs)
+
+
+def _shared_out(settings: ExecutorOptions, earlier: int | None) -> str:
+    said = f"runs at once: {settings.jobs}, CPU threads for each: {settings.threads}"
+    if earlier in (None, settings.threads):
+        return said
+    return f"{said} (earlier runs had {earlier}: other last bits; OMP_NUM_THREADS sets them)"
 
 
 def _stopped(survey: Survey, stop: StopRequest) -> StopRequestedError:

@@ -1,5 +1,6 @@
 """One run, from its configuration to its summary, on one page."""
 
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from bnlab.training.models import roles
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
 from bnlab.training.provenance import (
     describe_attempt,
+    describe_change,
     describe_run,
     git_state,
     installed_packages,
@@ -40,6 +42,8 @@ from bnlab.training.resume import (
 )
 from bnlab.training.signals import StopRequest, stop_on_signal
 from bnlab.training.task import build_task, check_batches, mixed_batches, plain_sample
+
+log = logging.getLogger("bnlab")
 
 CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints while training goes on. An epoch may take a tenth of a second
@@ -128,12 +132,22 @@ def run_experiment(
         refuse_other_images(run_dir.files, data.checksum, config.dataset.root)
         task = build_task(config, data, device, precision)
         stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
-        git = git_state()
+        git, earlier = git_state(), earlier_facts(run_dir)
+        facts = describe_run(task, data, git)
+        if change := describe_change(facts["environment"], device, earlier):
+            log.warning(
+                "%s: goes on with other rounding than it began with (%s); the result is not bit "
+                "for bit that of an uninterrupted run",
+                root,
+                change,
+            )
         run = {
-            **describe_run(task, data, git),
+            **facts,
             "arm": options.arm or arm_label(config),
             "deterministic": options.deterministic,
-            **describe_attempt(code_of(config), options.runs_at_once, earlier_facts(run_dir)),
+            **describe_attempt(
+                code_of(config), facts["environment"], options.runs_at_once, earlier
+            ),
         }
         load_checkpoint(run_dir, task, run)
         if not run_dir.started:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bnlab.records import RunFacts
+from bnlab.records.schema import Attempt
 from bnlab.training.batches import data_order_hash
 from bnlab.training.datasets import Splits
 from bnlab.training.device import cpuinfo
@@ -82,7 +83,10 @@ def describe_run(task: Task, data: Splits, git: GitState) -> dict[str, Any]:
 
 
 def describe_attempt(
-    code: Mapping[str, str], runs_at_once: int, earlier: RunFacts | None
+    code: Mapping[str, str],
+    environment: Mapping[str, Any],
+    runs_at_once: int,
+    earlier: RunFacts | None,
 ) -> dict[str, Any]:
     """What run.json says of this attempt and those before it: a run is the sum of all.
 
@@ -91,6 +95,7 @@ def describe_attempt(
 
     Args:
         code: Fingerprints of the files that training goes through now.
+        environment: Versions and hardware now.
         runs_at_once: Runs on the device now.
         earlier: What earlier attempts recorded.
     """
@@ -104,10 +109,40 @@ def describe_attempt(
         "code": {file: "+".join(found) for file, found in versions.items()},
         "runs_at_once": max(runs_at_once, (earlier.runs_at_once if earlier else None) or 1),
         "attempts": [
-            *(attempt.model_dump() for attempt in (earlier.attempts if earlier else ())),
-            {"started": now()},
+            *(attempt.model_dump() for attempt in (attempts_of(earlier) if earlier else ())),
+            {"started": now(), "threads": environment["threads"], "torch": environment["torch"]},
         ],
     }
+
+
+def attempts_of(facts: RunFacts) -> tuple[Attempt, ...]:
+    """The attempts at a run; of older records, `environment` tells of the last one alone."""
+    if not facts.attempts:
+        return ()
+    *before, last = facts.attempts
+    there = facts.environment
+    known = {"threads": last.threads or there.threads, "torch": last.torch or there.torch}
+    return (*before, last.model_copy(update=known))
+
+
+def describe_change(
+    environment: Mapping[str, Any], device: torch.device, earlier: RunFacts | None
+) -> str:
+    """What makes this attempt round otherwise than those before; "" if nothing is known to.
+
+    Args:
+        environment: Versions and hardware now.
+        device: Where training goes on; CPU threads add up only on a CPU.
+        earlier: What earlier attempts recorded.
+    """
+    changes = []
+    for name, words in (("threads", "CPU threads"), ("torch", "torch")):
+        found = [getattr(attempt, name) for attempt in (attempts_of(earlier) if earlier else ())]
+        known = dict.fromkeys(str(value) for value in found if value is not None)
+        now_is = str(environment[name])
+        if known and list(known) != [now_is] and (name != "threads" or device.type == "cpu"):
+            changes.append(f"{words}: {', '.join(known)} -> {now_is}")
+    return "; ".join(changes)
 
 
 def now() -> str:
