@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -550,6 +551,48 @@ def test_a_full_disk_stops_the_run_with_its_checkpoint_whole(
     assert read_checkpoint(RunDir(cut))["position"]["epoch"] == 1
     run_experiment(tiny_config(), cut, RunOptions(resume="auto"))
     assert_same_run(whole, cut)
+
+
+def test_event_files_that_find_no_space_end_the_run_in_words_and_it_goes_on_later(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.training.experiment.CHECKPOINT_SECONDS", 0.0)
+    root, threads = RunDir(tmp_path / "run"), threading.active_count()
+
+    class FillsUp(Watcher):
+        def epoch(self, config: Config, record: Any) -> None:
+            [events] = root.tensorboard.iterdir()
+            events.unlink()
+            events.symlink_to("/dev/full")
+            assert threading.active_count() == threads  # nobody else could fail beside this one
+
+    with pytest.raises(BnlabError, match=r"tfevents.*free some space"):
+        run_experiment(tiny_config(), root.root, watcher=FillsUp())
+    assert raw_run(root)["status"] == "failed"
+    run_experiment(tiny_config(), root.root, RunOptions(resume="auto"))
+    assert [line["epoch"] for line in raw_metrics(root)] == [1, 2]
+
+
+def test_what_kills_left_half_written_is_cleared_when_the_run_goes_on(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    for left in (".run.json.77.new", "checkpoints/.last.pt.77.new"):
+        (root / left).write_bytes(b"half")
+    run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+    assert list(root.rglob("*.new")) == []
+
+
+def test_a_run_killed_after_its_summary_is_read_as_finished(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    root = tmp_path / "run"
+    summary = run_experiment(tiny_config(), root)
+    RunDir(root).write_run({**raw_run(RunDir(root)), "status": "running"})
+    record = load_record(RunFiles(root))
+    assert (record.status, record.facts.status) == (summary["status"], summary["status"])
 
 
 # ------------------------------------------------------------------------------------- facts

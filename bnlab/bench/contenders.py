@@ -180,12 +180,9 @@ class Alone:
 
     def _record(self) -> float:
         task, layers = self.task, roles(self.task.model)
-        with (
-            tempfile.TemporaryDirectory(prefix="bnlab-bench-") as folder,
-            open_recorder(
-                RunDir(Path(folder)), task.config, layers.weighted, epochs_done=0
-            ) as recorder,
-        ):
+        with tempfile.TemporaryDirectory(prefix="bnlab-bench-") as folder:
+            run_dir = RunDir(Path(folder))
+            recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=0)
             started = time.perf_counter()
             with autocast(task.precision, task.device):
                 probed = run_probes(CHEAP_PROBES, task.model, self.seen)

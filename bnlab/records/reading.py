@@ -82,6 +82,8 @@ def load_record(run: RunFiles) -> RunRecord:
     summary = read_summary(run) if run.has(files.SUMMARY) else None
     if summary is not None:
         _refuse_foreign(run, config, facts, summary)
+        # A kill right after the summary leaves "running" in run.json: the summary counts.
+        facts = facts.model_copy(update={"status": summary.status})
     return RunRecord(run, config, facts, metrics.records, summary, metrics.remarks)
 
 

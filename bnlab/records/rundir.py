@@ -19,7 +19,14 @@ from bnlab.records.files import RunFiles
 from bnlab.records.locks import hold_lock, is_locked
 from bnlab.records.reading import epoch_of, read_metrics
 from bnlab.records.schema import SCHEMA_VERSION
-from bnlab.records.storage import append_line, storage, to_json, write_bytes, write_text
+from bnlab.records.storage import (
+    append_line,
+    clear_leftovers,
+    storage,
+    to_json,
+    write_bytes,
+    write_text,
+)
 
 
 def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
@@ -178,6 +185,9 @@ class RunDir:
                 held = stack.enter_context(hold_lock(self._lock))
             if not held:
                 raise LockedError(f"{self.root}: another process is training this run right now")
+            with storage(self.root):
+                for folder in (self.root, self.checkpoint.parent):
+                    clear_leftovers(folder)
             yield
 
     @property

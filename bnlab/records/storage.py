@@ -41,6 +41,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Delete what kills have left of `write_bytes`; only for who alone writes in the folder."""
+    for path in folder.glob(".*.new"):
+        path.unlink(missing_ok=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file and have it on the disk before returning.
 

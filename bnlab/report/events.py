@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from bnlab.analysis import Comparison
+from bnlab.records.events import EventFile
 from bnlab.report.safe import folder_name, plain
 
 FOLDER = "tensorboard"
@@ -16,6 +15,9 @@ FOLDER = "tensorboard"
 def write_events(comparison: Comparison, folder: Path) -> Path:
     """Write the aggregates below a report's folder, in place of those written before.
 
+    Raises:
+        StorageError: If the disk takes no more.
+
     Returns:
         The folder to give to `tensorboard --logdir`.
     """
@@ -24,7 +26,7 @@ def write_events(comparison: Comparison, folder: Path) -> Path:
         old.unlink()
     for arm in dict.fromkeys(curve.arm for curve in comparison.curves):
         for kind in ("mean", "low", "high"):
-            writer = EventFileWriter(str(root / f"{folder_name(arm)} {kind}"))
+            events = EventFile(root / f"{folder_name(arm)} {kind}")
             for curve in comparison.curves:
                 if curve.arm != arm:
                     continue
@@ -33,12 +35,6 @@ def write_events(comparison: Comparison, folder: Path) -> Path:
                     if value == value:  # noqa: PLR0124 - not where there is no interval
                         scalar = Summary.Value(tag=plain(curve.tag), simple_value=float(value))
                         # The clock is the epoch too, so that the curves are the same each time.
-                        writer.add_event(
-                            Event(
-                                wall_time=float(epoch),
-                                step=int(epoch),
-                                summary=Summary(value=[scalar]),
-                            )
-                        )
-            writer.close()
+                        events.add(Summary(value=[scalar]), int(epoch), float(epoch))
+            events.flush()
     return root

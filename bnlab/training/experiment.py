@@ -187,19 +187,17 @@ def _train(
         save_checkpoint(run_dir, task, run)
 
     layers = roles(task.model)
-    with open_recorder(
-        run_dir, task.config, layers.weighted, epochs_done=task.position.epoch
-    ) as recorder:
-        for record in fit(task, between_steps):
-            with autocast(task.precision, task.device):
-                last = task.position.outcome is not None
-                probed = run_probes(task.config.probes, task.model, sample, last=last)
-            line = {**record, **probed}
-            recorder.write(line, layers.norms)
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                save()
-                saved = time.perf_counter()
-            watcher.epoch(task.config, line)
+    recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=task.position.epoch)
+    for record in fit(task, between_steps):
+        with autocast(task.precision, task.device):
+            last = task.position.outcome is not None
+            probed = run_probes(task.config.probes, task.model, sample, last=last)
+        line = {**record, **probed}
+        recorder.write(line, layers.norms)
+        if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            save()
+            saved = time.perf_counter()
+        watcher.epoch(task.config, line)
     save()
     outcome = task.position.outcome
     if outcome is None:

@@ -1,15 +1,14 @@
 """Where measurements go: metrics.jsonl, which counts, and TensorBoard, derived from it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
+from torch.utils.tensorboard import summary as summaries
 
 from bnlab.config import Config, flatten
-from bnlab.records import RunDir, storage
+from bnlab.records import RunDir
+from bnlab.records.events import EventFile
 
 HISTOGRAM_VALUES = 4096
 """Values per histogram; larger tensors are thinned evenly (a million would cost 70 ms)."""
@@ -20,8 +19,8 @@ _RENAMED = {"seconds": "time/seconds", "images_per_second": "time/images_per_sec
 class Recorder:
     """Writes one run's metrics; use `open_recorder`."""
 
-    def __init__(self, run_dir: RunDir, writer: SummaryWriter) -> None:
-        self._run_dir, self._writer = run_dir, writer
+    def __init__(self, run_dir: RunDir, events: EventFile) -> None:
+        self._run_dir, self._events = run_dir, events
 
     def write(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         """Record one epoch.
@@ -31,27 +30,24 @@ class Recorder:
             norms: The normalizers by name, whose gamma and beta are drawn as histograms.
         """
         self._run_dir.append_metrics(record)
-        with storage(self._run_dir.tensorboard):
-            self._draw(record, norms)
+        self._draw(record, norms)
 
     def _draw(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         epoch = record["epoch"]
         for tag, value in record.items():
             if tag not in {"epoch", "step"}:
-                self._writer.add_scalar(_RENAMED.get(tag, tag), value, epoch)
+                self._events.add(summaries.scalar(_RENAMED.get(tag, tag), value), epoch)
         for name, norm in norms.items():
             for parameter, values in norm.named_parameters():
                 if values.detach().isfinite().all():
-                    self._writer.add_histogram(
-                        f"norm/{name}/{parameter}", _thin(values), epoch, bins="auto"
-                    )
-        self._writer.flush()
+                    tag = f"norm/{name}/{parameter}"
+                    self._events.add(summaries.histogram(tag, _thin(values), bins="auto"), epoch)
+        self._events.flush()
 
 
-@contextmanager
 def open_recorder(
     run_dir: RunDir, config: Config, layers: Iterable[str], *, epochs_done: int
-) -> Iterator[Recorder]:
+) -> Recorder:
     """A recorder that goes on after `epochs_done` epochs; what was written after them is dropped.
 
     TensorBoard shows epochs on its horizontal axis. On resuming, `purge_step` makes it forget the
@@ -64,22 +60,15 @@ def open_recorder(
         epochs_done: Epochs whose records stay.
     """
     run_dir.keep_metrics(epochs_done)
-    with storage(run_dir.tensorboard):
-        writer = SummaryWriter(
-            str(run_dir.tensorboard),
-            purge_step=epochs_done + 1 if run_dir.tensorboard.exists() else None,
-        )
-    try:
-        writer.add_custom_scalars(_layout(layers))
-        # Not `add_hparams`: it would open a second run named by the time of day.
-        for summary in hparams_summaries(
-            _hparams(config),
-            {"test/accuracy": None, "test/loss": None, "train/accuracy": None, "train/loss": None},
-        ):
-            writer._get_file_writer().add_summary(summary)  # noqa: SLF001 - no public way
-        yield Recorder(run_dir, writer)
-    finally:
-        writer.close()
+    purge_step = epochs_done + 1 if run_dir.tensorboard.exists() else None
+    events = EventFile(run_dir.tensorboard, purge_step)
+    events.add(summaries.custom_scalars(_layout(layers)))
+    # Into the same file: a SummaryWriter's `add_hparams` would open a second run.
+    metrics = ("test/accuracy", "test/loss", "train/accuracy", "train/loss")
+    for summary in summaries.hparams(_hparams(config), dict.fromkeys(metrics)):
+        events.add(summary)
+    events.flush()
+    return Recorder(run_dir, events)
 
 
 def _layout(layers: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
