@@ -1,3 +1,8 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,41 @@ def test_links_follow_the_runs_that_are_there(tmp_path: Path) -> None:
     names = link_runs([tmp_path / "runs"], links)
     assert names == ["norm=batch, seed=0", "norm=none, seed=0", "norm=none, seed=1"]
     assert sorted(path.name for path in links.iterdir()) == names
+
+
+def test_names_of_links_are_cut_to_what_a_disk_takes(tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    run(tmp_path / "runs" / "a" / "s0", norm="batch" * 80)
+    run(tmp_path / "runs" / "b" / "s0", norm="group" * 80)
+    names = link_runs([tmp_path / "runs"], links)
+    assert [len(name) for name in names] == [100, 100]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_takes_the_server_and_its_folder_along(tmp_path: Path, number: int) -> None:
+    run(tmp_path / "runs" / "a" / "s0")
+    server = tmp_path / "tensorboard"
+    server.mkdir()
+    (server / "__init__.py").write_text("")
+    code = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
+    (server / "main.py").write_text(f"{code}time.sleep(60)\n")
+    command = "from bnlab.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", command, "tensorboard", "runs"],
+        cwd=tmp_path,  # where `python -m tensorboard.main` looks first
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    ) as process:
+        pid, deadline = tmp_path / "pid", time.monotonic() + 60
+        while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, b"Traceback" in errors) == (0, False)
+    assert list(tmp_path.glob("bnlab-*")) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from bnlab.config import DatasetConfig
 from bnlab.errors import RefusedError
 from bnlab.study.plan import load_study
 from bnlab.study.run import StudyOptions, run_study
-from bnlab.training.datasets import checksum_at_hand, load_splits
+from bnlab.training.datasets import load_splits
+from bnlab.training.resume import checksum_at_hand
 
 SETTINGS = [text for text in TINY if not text.startswith(("name=", "dataset."))]
 
@@ -84,5 +85,5 @@ def test_a_study_refuses_finished_runs_of_other_images_and_leaves_all_as_it_was(
 def test_images_that_follow_from_the_configuration_are_not_drawn_to_be_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bnlab.training.datasets.DATASETS", {})
+    monkeypatch.setattr("bnlab.training.resume.DATASETS", {})
     assert checksum_at_hand(DatasetConfig(name="synthetic")) is None

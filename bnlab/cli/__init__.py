@@ -14,6 +14,7 @@ from bnlab import __version__
 from bnlab.cli import bench, claims, compare, data, runs, study, train
 from bnlab.cli.output import print_line, replace_what_cannot_be_encoded
 from bnlab.errors import BnlabError, shown_lines
+from bnlab.training.signals import StoppedError, exit_on_signal, raise_on_signal
 
 app = typer.Typer(
     name="bnlab",
@@ -50,10 +51,14 @@ def _bnlab(
 
 def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
+    raise_on_signal()
     logging.basicConfig(format="bnlab: %(message)s", level=logging.WARNING)
     replace_what_cannot_be_encoded()
     try:
         app()
+    except StoppedError as stopped:
+        exit_on_signal()
+        _end(str(stopped), stopped.exit_code)
     except BnlabError as error:
         _end(str(error), error.exit_code)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
@@ -75,6 +80,8 @@ def main() -> None:
         )
         sys.stderr.close()  # what stdout still holds would be told about at exit
         sys.exit(1)
+    finally:
+        exit_on_signal()
 
 
 def _end(message: str, exit_code: int = 1) -> None:

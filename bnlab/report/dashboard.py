@@ -5,12 +5,15 @@ them one wants `norm=batch, seed=3`. TensorBoard names runs by folder, so it is 
 folder of links.
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from bnlab.config import UNHASHED, flatten
@@ -100,7 +103,13 @@ def serve(
     missing = [str(root) for root in roots if not root.is_dir()]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no such folder of runs")
-    with tempfile.TemporaryDirectory(prefix="bnlab-") as name:
+    code = 0
+    # The signals outside of all else: whatever they interrupt, server and folder go.
+    with (
+        suppress(_EndedError),
+        _ended_by_signals(),
+        tempfile.TemporaryDirectory(prefix="bnlab-") as name,
+    ):
         folder = Path(name)
         names = link_runs(roots, folder)
         say(f"{len(names)} runs" + "".join(f"\n  {run}" for run in names))
@@ -108,14 +117,41 @@ def serve(
         command += ["--host", host, "--port", str(port), "--reload_interval", "5"]
         with subprocess.Popen(command) as process:
             try:
-                while True:
-                    try:
-                        code = process.wait(REFRESH_SECONDS)
-                        break
-                    except subprocess.TimeoutExpired:
-                        link_runs(roots, folder)
-            except KeyboardInterrupt:
-                process.terminate()
-                return
+                code = _wait(process, lambda: link_runs(roots, folder))
+            finally:
+                process.kill()  # it keeps nothing that would need saving
     if code:
         raise BnlabError(f"tensorboard ended with {code}; another --port may be free")
+
+
+def _wait(process: subprocess.Popen[bytes], refresh: Callable[[], object]) -> int:
+    while True:
+        try:
+            return process.wait(REFRESH_SECONDS)
+        except subprocess.TimeoutExpired:
+            refresh()
+
+
+class _EndedError(BaseException):
+    """A signal has come."""
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM or a terminal that was closed raise `_EndedError`, once."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # while all is being put away
+        raise _EndedError
+
+    try:
+        for number in numbers:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

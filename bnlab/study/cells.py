@@ -6,12 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bnlab.config import Config, restore_config
+from bnlab.config import Config, DatasetConfig, restore_config
 from bnlab.errors import BnlabError
 from bnlab.records import LockedError, RunDir
-from bnlab.training.datasets import load_splits
+from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
-from bnlab.training.signals import StopRequest
+from bnlab.training.signals import StopRequest, unless_stopped
 from bnlab.training.workers import Answer, Request
 
 
@@ -28,7 +28,8 @@ class CellTrainer:
     def __init__(
         self, data_sets: int | None = 1, settled: Callable[[], None] = lambda: None
     ) -> None:
-        self._load, self._loading = lru_cache(maxsize=data_sets)(load_splits), threading.Lock()
+        self._load, self._loading = lru_cache(maxsize=data_sets)(self._read), threading.Lock()
+        self._stop = StopRequest()
         self._settled = settled
 
     def __call__(self, request: Request, stop: StopRequest) -> Answer:
@@ -43,6 +44,7 @@ class CellTrainer:
             return {"ending": "taken"}
         try:
             with self._loading:
+                self._stop = stop
                 data = self._load(config.dataset)
             watcher = _Settling(self._settled)
             summary = run_experiment(config, root, options, watcher, data=data, stop=stop)
@@ -53,6 +55,9 @@ class CellTrainer:
                 return {"ending": "taken"}
             raise
         return {"ending": summary["status"]}
+
+    def _read(self, dataset: DatasetConfig) -> Splits:
+        return load_splits(dataset, unless_stopped(self._stop))
 
 
 class _Settling(Watcher):

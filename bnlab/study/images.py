@@ -4,8 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from bnlab.study.survey import Survey
-from bnlab.training.datasets import checksum_at_hand
-from bnlab.training.resume import refuse_other_images
+from bnlab.training.resume import checksum_at_hand, refuse_other_images
 
 
 class ImagesAtHand:

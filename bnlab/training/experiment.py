@@ -40,7 +40,7 @@ from bnlab.training.resume import (
     refuse_other_images,
     refuse_unless_allowed,
 )
-from bnlab.training.signals import StopRequest, stop_on_signal
+from bnlab.training.signals import StopRequest, stop_on_signal, unless_stopped
 from bnlab.training.task import build_task, check_batches, mixed_batches, plain_sample
 
 log = logging.getLogger("bnlab")
@@ -123,7 +123,7 @@ def run_experiment(
     with ExitStack() as stack:
         refuse_unless_allowed(run_dir, config, options.resume)
         stop = stop or stack.enter_context(stop_on_signal())
-        data = data or load_splits(config.dataset, watcher.loading)
+        data = data or load_splits(config.dataset, unless_stopped(stop, watcher.loading))
         check_batches(config, data)
 
         stack.enter_context(run_dir.lock())

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from bnlab.config import Config, differences
+from bnlab.config import Config, DatasetConfig, differences
 from bnlab.errors import RefusedError
 from bnlab.records import RunDir, RunFacts, RunFiles, read_config, read_facts
 from bnlab.records.files import RUN
-from bnlab.training.datasets import Progress, checksum_at_hand, silent
+from bnlab.training.datasets import DATASETS, Progress, silent
 
 Resume = Literal["never", "auto", "must"]
 
@@ -67,6 +67,19 @@ def refuse_other_images(run: RunFiles, checksum: str | None, where: str) -> None
             f"{stored[:8]} there, {checksum[:8]} here; set dataset.root to its images, or use "
             "another --name or --runs-dir for these"
         )
+
+
+def checksum_at_hand(config: DatasetConfig, progress: Progress = silent) -> str | None:
+    """Which images a configuration would train on now: the configuration alone does not say.
+
+    None for a source that has no `root`: its images follow from the configuration.
+
+    Raises:
+        ConfigError, DataError: As `load_splits`.
+    """
+    if "root" in config.idle_fields():
+        return None
+    return DATASETS[config.name](config, progress).checksum
 
 
 def refuse_other_images_than_at_hand(

@@ -34,7 +34,6 @@ __all__ = [
     "Source",
     "Split",
     "Splits",
-    "checksum_at_hand",
     "checksum_of",
     "load_splits",
     "silent",
@@ -54,16 +53,3 @@ def load_splits(config: DatasetConfig, progress: Progress = silent) -> Splits:
         DataError: If the images are missing, damaged or fewer than asked for.
     """
     return cut(DATASETS[config.name](config, progress), config)
-
-
-def checksum_at_hand(config: DatasetConfig, progress: Progress = silent) -> str | None:
-    """Which images a configuration would train on now: the configuration alone does not say.
-
-    None for a source that has no `root`: its images follow from the configuration.
-
-    Raises:
-        ConfigError, DataError: As `load_splits`.
-    """
-    if "root" in config.idle_fields():
-        return None
-    return DATASETS[config.name](config, progress).checksum
