@@ -127,6 +127,7 @@ def fake(cell: Cell, metrics: Mapping[str, float] | None = None, *, status: str 
             "images_per_second": 100.0,
             "wall_seconds": 12.0,
             **(metrics or {}),
+            **({"train/loss": None} if status == "diverged" else {}),
         }
     )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bnlab.config import LATER_KEYS, UNHASHED, flatten
 from bnlab.errors import BnlabError
-from bnlab.records import Remark, RunFacts, RunRecord, find_runs, load_record
+from bnlab.records import Remark, RunFacts, RunRecord, find_runs, has_diverged, load_record
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Run:
         seed: The run's seed.
         hash: Of its whole configuration but seed, name and paths; see `Config.hash`.
         config: Flat resolved configuration, without `NOT_IN_ARMS`.
-        status: `done` or `diverged`.
+        status: `done` or `diverged`, as it was recorded; `diverged` judges anew.
         curves: Values by tag, one per record (NaN where not measured), among them `epoch`.
         final: Values by tag at the end of the run.
         facts: run.json.
@@ -53,7 +53,7 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether training broke down or learned nothing."""
-        return self.status == "diverged"
+        return has_diverged(self.final, self.classes)
 
     @property
     def budget(self) -> int:
@@ -102,8 +102,6 @@ def _to_run(record: RunRecord) -> tuple[Run | None, list[str]]:
         state = "not finished (no summary.json)" if record.status == "done" else record.status
         return None, [*remarks, f"{state}{error}; left out"]
     curves, gaps = _curves(record.metrics)
-    # A run that diverged is counted as that; what it recorded on the way there is no fault.
-    remarks += gaps if record.status != "diverged" else []
     final = {tag: values[-1] for tag, values in curves.items() if len(values)}
     final |= {
         tag: math.nan if value is None else value for tag, value in record.summary.scores.items()
@@ -123,7 +121,8 @@ def _to_run(record: RunRecord) -> tuple[Run | None, list[str]]:
         final=final,
         facts=record.facts,
     )
-    return run, remarks
+    # A run that diverged is counted as that; what it recorded on the way there is no fault.
+    return run, [*remarks, *([] if run.diverged else gaps)]
 
 
 def _curves(metrics: Sequence[Mapping[str, float | None]]) -> tuple[dict[str, Array], list[str]]:

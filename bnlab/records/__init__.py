@@ -4,6 +4,7 @@ The only place that knows the names of a run's files. `rundir` writes, `reading`
 `schema`, `finding` looks for runs, `archive` and `packing` make one file of many.
 """
 
+from bnlab.records.divergence import has_diverged
 from bnlab.records.files import RunFiles
 from bnlab.records.finding import (
     REFERENCE,
@@ -45,6 +46,7 @@ __all__ = [
     "epoch_of",
     "find_run",
     "find_runs",
+    "has_diverged",
     "load_record",
     "pack",
     "read_config",

@@ -11,7 +11,15 @@ from typing import Literal
 from bnlab.analysis import make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.errors import BnlabError
-from bnlab.records import RunDir, RunFacts, RunFiles, Summary, read_facts, read_summary
+from bnlab.records import (
+    RunDir,
+    RunFacts,
+    RunFiles,
+    Summary,
+    has_diverged,
+    read_facts,
+    read_summary,
+)
 from bnlab.records.files import SUMMARY
 from bnlab.study.executors import Cell, last_line, log_path
 from bnlab.study.file import Stage
@@ -31,7 +39,7 @@ class Result:
     @property
     def diverged(self) -> bool:
         """Whether training broke down or learned nothing."""
-        return self.summary.status == "diverged"
+        return has_diverged(self.summary.scores, self.classes)
 
     @property
     def classes(self) -> int:

@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnlab.config import Config
+from bnlab.records import has_diverged
 from bnlab.training.accelerate import Acceleration, Forward, Steps, build_steps, hold_lr
 from bnlab.training.batches import Batches
 from bnlab.training.device import Precision, autocast
 from bnlab.training.models import roles
 from bnlab.training.optim import lr_at
-
-DIVERGED_SHARE_OF_CHANCE = 0.9
-"""A run whose final training loss is above this share of ln(classes), the loss of guessing, has
-learned nothing: it counts as diverged. Fixed before any run."""
 
 
 class Sums:
@@ -242,9 +239,9 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
 
         position.epoch, position.step = position.epoch + 1, 0
         position.seconds, position.sums = 0.0, None
-        learned = train.loss <= DIVERGED_SHARE_OF_CHANCE * math.log(task.num_classes)
         if last:
-            position.outcome = "done" if learned and not broken else "diverged"
+            diverged = broken or has_diverged(record, task.num_classes)
+            position.outcome = "diverged" if diverged else "done"
         yield record
 
 
