@@ -1,13 +1,12 @@
-"""What a claim is, and the rule by which all claims are judged.
+"""What a claim is: its evidence, the contrast that is measured in it, the verdict on that.
 
 Each claim states beforehand what it measures and the smallest effect that would matter. What is
-measured is one contrast, oriented so that positive favors the claim; contrasts judged together are
-corrected together, and the verdict follows from the corrected limits alone.
+measured is one contrast, oriented so that positive favors the claim; `_rule` judges it.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -18,15 +17,10 @@ from bnlab import registry
 from bnlab.analysis.stats import (
     Interval,
     MedianEffect,
-    decide,
-    effect_p,
-    holm,
+    fisher_p,
     mean_interval,
-    required_n,
-    required_n_sign,
     sign_flip_p,
-    smallest_sign_flip_p,
-    verdict_intervals,
+    wilson_interval,
 )
 
 Array: TypeAlias = NDArray[np.float64]
@@ -34,18 +28,18 @@ Array: TypeAlias = NDArray[np.float64]
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
 
-FAMILY = 10
-"""Claims that may come to be judged together; seeds are planned for that many."""
+ROOM = 20
+"""Claims that there is room for: each is judged at `ALPHA / ROOM`, whichever others are."""
 
-MIN_N = next(n for n in range(2, 99) if smallest_sign_flip_p(n) <= ALPHA / FAMILY)
-"""Fewest seeds of a verdict, 9: with fewer, no exact test survives Holm's correction for `FAMILY`
-claims, however large the effect."""
+CLAIM_ALPHA = ALPHA / ROOM
+CLAIM_LEVEL = 1 - CLAIM_ALPHA
+
+SHORT = {"quick": 0.01, "smoke": 0.01}
+"""Smallest effect in accuracy of the short presets, 1 pp where `full` has 0.3: to find so little
+between their noisy runs takes 38 to 1,060 seeds."""
 
 NAMING = 3
 """Seeds that only choose what all others measure, where a claim is about a best or a worst."""
-
-MAX_N = 10_000
-"""Beyond so many seeds a claim is as good as undecidable."""
 
 
 Unit: TypeAlias = Literal["pp", "octaves", "nats"]
@@ -86,7 +80,7 @@ class Evidence:
         sweep: By arm, validation scores: (tuning seeds, learning rates).
         lrs: The learning rates tried, rising: (learning rates,).
         chosen: By arm, its best learning rate.
-        diverged: By arm, how many of its final runs diverged.
+        diverged: By arm, whether its final run diverged, 0 or 1: (seeds,).
         epochs: By arm, how long it is trained.
         seconds: By arm, training seconds an epoch, the median over runs of each run's median.
         sweep_diverged: By arm, whether a tuning run diverged: (tuning seeds, learning rates).
@@ -101,7 +95,7 @@ class Evidence:
     sweep: Mapping[str, Array] = field(default_factory=dict)
     lrs: Array = field(default_factory=lambda: np.zeros(0))
     chosen: Mapping[str, float] = field(default_factory=dict)
-    diverged: Mapping[str, int] = field(default_factory=dict)
+    diverged: Mapping[str, Array] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     sweep_diverged: Mapping[str, Array] = field(default_factory=dict)
@@ -119,6 +113,8 @@ class Evidence:
 @dataclass(frozen=True)
 class Detail:
     """A number beside the headline: exploratory, not corrected for being one of many.
+
+    A diverged run counts in it as guessing.
 
     Attributes:
         name: What it is.
@@ -166,18 +162,69 @@ class Chart:
 
 
 @dataclass(frozen=True, eq=False)
+class Failures:
+    """Seeds on which a headline's runs diverged, on either side of it.
+
+    Attributes:
+        treated: Whether any treated arm's run diverged, 0 or 1: (seeds,).
+        control: The same of the control arms.
+        names: What the two sides are called.
+        set_apart: Whether the effect is that of the seeds on which both sides trained.
+    """
+
+    treated: Array
+    control: Array
+    names: tuple[str, str]
+    set_apart: bool = True
+
+    @property
+    def any(self) -> Array:
+        """Whether either side has a run that diverged: (seeds,)."""
+        return np.maximum(self.treated, self.control)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of Fisher's exact test that both sides fail equally often."""
+        n = len(self.treated)
+        return fisher_p(int(self.treated.sum()), n, int(self.control.sum()), n)
+
+    def more_often(self, alpha: float) -> Literal["treated", "control"] | None:
+        """The side that fails significantly more often."""
+        if self.p > alpha:
+            return None
+        return "treated" if self.treated.sum() > self.control.sum() else "control"
+
+    def __str__(self) -> str:
+        shown = (
+            f"{name} {show_count(int(failed.sum()), len(failed))}"
+            for name, failed in zip(self.names, (self.treated, self.control), strict=True)
+        )
+        return f"seeds on which runs diverged: {', '.join(shown)}; Fisher's exact p = {self.p:.2g}"
+
+
+def show_count(count: int, n: int) -> str:
+    """Failures with Wilson's 95 % limits: `0 of 12 (at most 24 %)`, `3 of 12 (9 to 53 %)`."""
+    limits = wilson_interval(count, n, LEVEL)
+    low, high = f"{100 * limits.low:.0f}", f"{100 * limits.high:.0f}"
+    if count == 0:
+        return f"{count} of {n} (at most {high} %)"
+    return f"{count} of {n} " + (f"(at least {low} %)" if count == n else f"({low} to {high} %)")
+
+
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """What a claim measured.
 
     Attributes:
         differences: One effect a seed, in steps the least one possible; positive favors the claim.
         effect: What is judged: Student's 95 % interval of their mean, or their median.
-        interval: 95 % limits of it, not corrected.
-        p: Exact two-sided p-value, not corrected: of the sign-flip test, or of the sign test.
+        interval: Plain 95 % limits of it.
+        p: Exact two-sided p-value: of the sign-flip test, or of the sign test.
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it; "" if nothing stands against one.
         chart: The decisive plot, where the effect by seed and the learning rates are not enough.
+        failures: Where runs of the headline diverged; None where none did.
     """
 
     differences: Array
@@ -188,6 +235,19 @@ class Contrast:
     remarks: tuple[str, ...] = ()
     guard: str = ""
     chart: Chart | None = None
+    failures: Failures | None = None
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that measured, those on which a run diverged included."""
+        return len(self.differences) if self.failures is None else len(self.failures.treated)
+
+    @property
+    def limits(self) -> Interval:
+        """Effect and limits at the level at which a claim is judged."""
+        if isinstance(self.effect, MedianEffect):
+            return self.effect.interval(CLAIM_LEVEL)
+        return _mean(self.differences, CLAIM_LEVEL)
 
     @property
     def test(self) -> str:
@@ -219,17 +279,25 @@ def make_contrast(
         chart: The decisive plot.
     """
     generator = np.random.default_rng(0)  # above 20 seeds the test draws its sign patterns
-    interval = mean_interval(differences, LEVEL)
+    interval = _mean(differences, LEVEL)
     return Contrast(
         differences,
         interval,
         interval,
-        sign_flip_p(differences, generator=generator),
+        sign_flip_p(differences, generator=generator) if len(differences) else 1.0,
         tuple(details),
         tuple(remarks),
         guard,
         chart,
     )
+
+
+def _mean(values: Array, level: float) -> Interval:
+    """Student's interval; limits that say nothing where divergence left fewer than two seeds."""
+    if len(values) > 1:
+        return mean_interval(values, level)
+    only = float(values[0]) if len(values) else math.nan
+    return Interval(only, -math.inf, math.inf, level, len(values))
 
 
 def make_median_contrast(
@@ -271,9 +339,11 @@ class Verdict:
     Attributes:
         label: The verdict.
         sublabel: Refines REFUTED: `reversed`, `real but negligible` or `no practical difference`.
-        interval: Effect and limits, corrected for the claims judged together; None if NOT TESTED.
+        interval: Effect and limits at the claim's level; None if NOT TESTED.
         required_n: Seeds that would settle an INCONCLUSIVE verdict with power 0.8.
         why: In words; of a claim that is NOT TESTED, what is missing.
+        power: Chance of finding an effect of twice the smallest of interest, by this spread and n
+            at the claim's level; None where too few seeds tell a spread.
     """
 
     label: Label
@@ -281,6 +351,10 @@ class Verdict:
     interval: Interval | None = None
     required_n: int | None = None
     why: str = ""
+    power: float | None = None
+
+
+SCORED_AS_GUESSES = "headline, diverged runs scored as guesses"
 
 
 @dataclass(frozen=True)
@@ -295,13 +369,21 @@ class Claim:
         formula: The effect; positive favors the claim.
         protocol: What is trained, and how.
         smallest_effect: Smallest effect of interest, in storage units; fixed beforehand.
+        smallest_under: By preset, where it is another one there.
         reason: Why that one.
         unit: Of the effect in tables: `pp` (storage: fractions) or `octaves`.
-        arms: Arms of its study that the effect is made of.
-        measure: From evidence to the contrast.
-        judge: From the contrast and its corrected limits to the verdict.
+        treated: Arms of its study that the effect is made of, of the side that it favors.
+        control: Those of the other side.
+        measure: From evidence to the contrast; seeds that only name come first in both.
         at_best: Arms that the effect compares at their best learning rate; none of these may lie
             on the grid's edge.
+        about_training: Whether it is about training at all, so that more failures in the control
+            support it by themselves.
+        scores_failures: Whether its effect has a value for a run that diverged (a depth not
+            reached, a learning rate of no use), so that no seed is left out of it.
+        failures: Whether runs diverged, by arm, where that counts as failing; by default the final
+            runs of its arms.
+        judge: From the contrast and the smallest effect to the verdict, if not by the common rule.
         study: Its study file; by default that of its name among bnlab's own.
     """
 
@@ -314,11 +396,63 @@ class Claim:
     smallest_effect: float
     reason: str
     unit: Unit
-    arms: tuple[str, ...]
+    treated: tuple[str, ...]
+    control: tuple[str, ...]
     measure: Callable[[Evidence], Contrast]
-    judge: "Judge"
     at_best: tuple[str, ...] = ()
+    smallest_under: Mapping[str, float] = field(default_factory=dict)
+    about_training: bool = False
+    scores_failures: bool = False
+    failures: Callable[[Evidence], Mapping[str, Array]] = lambda evidence: evidence.diverged
+    judge: "Judge | None" = None
     study: Path | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms that the effect is made of."""
+        return (*self.control, *self.treated)
+
+    def smallest(self, preset: str) -> float:
+        """Smallest effect of interest under a preset, in storage units."""
+        return self.smallest_under.get(preset, self.smallest_effect)
+
+    def contrast(self, evidence: Evidence) -> Contrast:
+        """What is measured, with failures apart.
+
+        The headline is that of the seeds on which every run of both sides trained; what it would be
+        with diverged runs as guesses stands among the details.
+        """
+        measured = self.measure(evidence)
+        failures = self._failures(evidence, len(measured.differences))
+        if failures is None or not failures.set_apart:
+            return replace(measured, failures=failures)
+        kept = failures.any == 0
+        low, high = (bound[kept] for bound in measured.bounds)
+        steps = isinstance(measured.effect, MedianEffect) and len(low) > 0
+        trained = make_median_contrast(low, high) if steps else make_contrast(low)
+        guessed = Detail(SCORED_AS_GUESSES, measured.interval, self.unit)
+        return replace(
+            measured,
+            differences=trained.differences,
+            effect=trained.effect,
+            interval=trained.interval,
+            p=trained.p,
+            details=(guessed, *measured.details),
+            failures=failures,
+        )
+
+    def _failures(self, evidence: Evidence, measuring: int) -> Failures | None:
+        """Where runs of the seeds that measure diverged."""
+        diverged = self.failures(evidence)
+        sides = [[arm for arm in arms if arm in diverged] for arms in (self.treated, self.control)]
+        if not all(sides):
+            return None
+        treated, control = (
+            np.max([diverged[arm][-measuring:] for arm in arms], axis=0) for arms in sides
+        )
+        names = " or ".join(sides[0]), " or ".join(sides[1])
+        found = Failures(treated, control, names, set_apart=not self.scores_failures)
+        return found if found.any.any() else None
 
     @property
     def scale(self) -> float:
@@ -342,127 +476,8 @@ def find_claim(name: str) -> Claim:
     return CLAIMS[name]
 
 
-Judge: TypeAlias = Callable[[Claim, Contrast, Interval, bool], Verdict]
-"""Claim, contrast, corrected limits, and whether "reversed" holds for the family."""
-
-RULE = (
-    "SUPPORTED if the corrected lower limit is above 0 and the effect at least the smallest effect "
-    "of interest; REFUTED if the corrected upper limit is below the smallest effect of interest "
-    "(reversed: below 0; real but negligible: lower limit above 0); INCONCLUSIVE otherwise. A "
-    "diverged run scores chance and is never dropped. Limits are corrected by Holm's procedure "
-    f"over all claims judged together, at {ALPHA:.0%} for any false verdict among them. NOT TESTED "
-    f"with fewer than {MIN_N} seeds (no exact test survives the correction for {FAMILY} claims "
-    "below that), while a planned run is missing, under the preset smoke and on synthetic images."
-)
-
-
-def judge_together(
-    contrasts: Sequence[tuple[Claim, Contrast]], level: float = LEVEL
-) -> list[Verdict]:
-    """Judge claims as one family: the chance of any false verdict stays at or below 1 - level.
-
-    A false verdict is SUPPORTED where the effect is 0 or less, REFUTED where it is at least the
-    smallest effect of interest, and "reversed" where it is 0 or more.
-
-    Args:
-        contrasts: What each claim measured.
-        level: 1 - alpha, for the whole family.
-
-    Returns:
-        A verdict for each, in order; NOT TESTED where a guard or too few seeds forbid another, and
-        such claims are no part of the family.
-    """
-    verdicts = {
-        place: forbidden for place, (_, c) in enumerate(contrasts) if (forbidden := _bar(c))
-    }
-    judged = [place for place in range(len(contrasts)) if place not in verdicts]
-    effects = [contrasts[place][1].effect for place in judged]
-    smallest = [contrasts[place][0].smallest_effect for place in judged]
-    corrected = verdict_intervals(effects, smallest, level)
-    # "effect >= 0" is a family of hypotheses of its own, which the upper limits do not test.
-    below = holm([min(1.0, 2 * effect_p(effect, 0.0, "less")) for effect in effects])
-    for place, interval, p in zip(judged, corrected, below, strict=True):
-        claim, contrast = contrasts[place]
-        verdicts[place] = claim.judge(claim, contrast, interval, p <= 1 - level)
-    return [verdicts[place] for place in range(len(contrasts))]
-
-
-def _bar(contrast: Contrast) -> Verdict | None:
-    n = len(contrast.differences)
-    if contrast.guard:
-        return Verdict("NOT TESTED", why=contrast.guard)
-    if n < MIN_N:
-        return Verdict(
-            "NOT TESTED", why=f"{n} seeds; a verdict needs {MIN_N}, to survive Holm's correction"
-        )
-    if not isinstance(contrast.effect, MedianEffect) and contrast.effect.standard_error == 0:
-        return Verdict("NOT TESTED", why="every seed gives the same effect: no spread to judge by")
-    return None
-
-
-def judge_effect(claim: Claim, contrast: Contrast, interval: Interval, reversal: bool) -> Verdict:
-    """The rule of `RULE`.
-
-    Args:
-        claim: Its smallest effect of interest counts.
-        contrast: What was measured.
-        interval: Its limits, corrected for the claims judged together.
-        reversal: Whether "reversed" survives the same correction.
-    """
-    smallest = claim.smallest_effect
-    decision = decide(interval.low, interval.high, interval.estimate, smallest)
-    sublabel = decision.refinement or ""
-    if sublabel == "reversed" and not reversal:
-        sublabel = ""
-    shown, least = claim.show(interval.estimate), claim.show(smallest)
-    limits = show_limits(interval, claim.unit)
-    if decision.ruling == "SUPPORTED":
-        return Verdict(
-            "SUPPORTED", interval=interval, why=f"{shown} ({limits}): above 0, and at least {least}"
-        )
-    if decision.ruling == "REFUTED":
-        meaning = {
-            "reversed": "the opposite holds",
-            "real but negligible": f"there is an effect, but less than {least}",
-            "": f"less than {least}",
-        }[sublabel]
-        return Verdict("REFUTED", sublabel, interval, why=f"{shown} ({limits}): {meaning}")
-    n = settling_n(contrast.effect, smallest)
-    seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
-    return Verdict(
-        "INCONCLUSIVE",
-        interval=interval,
-        required_n=n,
-        why=f"{shown} ({limits}): neither above 0 and at least {least}, nor below {least}; "
-        f"{seeds} would settle it, if the effect is as it looks",
-    )
-
-
-def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int | None:
-    """Seeds at which an effect like this one is told from 0, or from the smallest of interest.
-
-    With power 0.8, at the level that Holm's procedure gives the first of `FAMILY` claims. None
-    above `MAX_N`.
-
-    Args:
-        effect: Student's interval, of any level, or a median.
-        smallest_effect: Smallest effect of interest.
-    """
-    if isinstance(effect, MedianEffect):
-        n = len(effect.low)
-        above, below = (effect.low > 0).mean(), (effect.high < smallest_effect).mean()
-        share = above if effect.estimate >= smallest_effect else below
-        needed = required_n_sign(float(share), ALPHA / FAMILY)
-        return None if needed is None else max(needed, n + 1, MIN_N)
-    interval = effect
-    assert interval.standard_error is not None
-    estimate, spread = interval.estimate, interval.standard_error * math.sqrt(interval.n)
-    distance = estimate if estimate >= smallest_effect else smallest_effect - estimate
-    # An effect a hundredth of its spread away takes far beyond MAX_N.
-    if distance < spread / 100:
-        return None
-    n = max(required_n(distance, spread, ALPHA / FAMILY), interval.n + 1, MIN_N)
-    return n if n <= MAX_N else None
+Judge: TypeAlias = Callable[[Claim, Contrast, float], Verdict]
+"""Claim, contrast, and the smallest effect of interest under its preset."""
 
 
 def best_lrs(evidence: Evidence) -> str:
@@ -473,8 +488,13 @@ def best_lrs(evidence: Evidence) -> str:
 
 def divergences(evidence: Evidence) -> tuple[str, ...]:
     """How many final runs diverged, if any did."""
-    named = [f"{arm} {count}" for arm, count in evidence.diverged.items() if count]
-    return (f"diverged runs, scored as chance: {', '.join(named)}",) if named else ()
+    named = [
+        f"{arm} {int(failed.sum())} of {len(failed)}"
+        for arm, failed in evidence.diverged.items()
+        if failed.any()
+    ]
+    told = "diverged runs, in all but the headline scored as guesses"
+    return (f"{told}: {', '.join(named)}",) if named else ()
 
 
 def named_range(scores: Array) -> Array:

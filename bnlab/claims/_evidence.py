@@ -224,8 +224,9 @@ def _evidence(
         lrs=np.array(sorted(_lr(point) for point in plan.points) if plan.tuned else ()),
         chosen={arm: _lr(point) for arm, point in best.items()} if plan.tuned else {},
         diverged={
-            arm: sum(run.diverged for run in cells.runs("final", arm, point).values())
+            arm: np.array([float(there[seed].diverged) for seed in plan.spec.seeds])
             for arm, point in best.items()
+            for there in (cells.runs("final", arm, point),)
         },
         epochs={arm: plan.configs["final", arm, point].train.epochs for arm, point in best.items()},
         seconds={

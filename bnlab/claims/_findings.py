@@ -9,19 +9,22 @@ from typing import Any
 
 from bnlab.analysis import load_runs
 from bnlab.analysis.audit import Audited, Subject, audit, audit_as_data, barring
-from bnlab.analysis.stats import Interval
+from bnlab.analysis.stats import Interval, wilson_interval
 from bnlab.claims._base import (
+    CLAIM_ALPHA,
+    CLAIM_LEVEL,
     CLAIMS,
-    MIN_N,
-    RULE,
+    LEVEL,
     SCALES,
+    Array,
     Claim,
     Contrast,
+    Failures,
     Verdict,
     find_claim,
-    judge_together,
 )
 from bnlab.claims._evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
+from bnlab.claims._rule import MIN_N, RULE, judge
 from bnlab.errors import ConfigError
 from bnlab.records import Remark
 
@@ -52,15 +55,20 @@ class Finding:
 
     @property
     def n(self) -> int:
-        """Seeds behind the effect."""
+        """Seeds behind the effect, those aside on which a run diverged."""
         return 0 if self.contrast is None else len(self.contrast.differences)
+
+    @property
+    def smallest_effect(self) -> float:
+        """Smallest effect of interest under the preset, in storage units."""
+        return self.claim.smallest(self.gathered.preset)
 
 
 def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
-    """Judge all claims together by the runs below a folder.
+    """Judge each claim by the runs below a folder.
 
-    Each claim is judged by the strongest preset of which every planned run is finished: seeds are
-    fixed beforehand, so that nobody stops when a result pleases.
+    A verdict depends on no other claim's runs. It is that of the strongest preset of which every
+    planned run is finished: seeds are fixed beforehand, so that nobody stops when a result pleases.
 
     Args:
         runs_dir: Folder of all runs; may be missing.
@@ -73,24 +81,22 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
     broken = {name: fault for name in CLAIMS if (fault := _fault(name))}
     remarks += [Remark(f"claim {name}", f"{fault}; left out") for name, fault in broken.items()]
     names = [name for name in CLAIMS if name not in broken]
-    gathered = {name: _strongest(name, runs_dir, index) for name in names}
-    contrasts: dict[str, Contrast] = {}
-    audits: dict[str, tuple[Audited, ...]] = {}
-    for name, one in gathered.items():
-        if one.evidence is not None:
-            measured = CLAIMS[name].measure(one.evidence)
-            audits[name] = _audit(CLAIMS[name], one, measured)
-            barred = "; ".join(line for bar in barring(audits[name]) for line in bar.said)
-            contrasts[name] = replace(measured, guard=one.guard or barred or measured.guard)
-    judged = judge_together([(CLAIMS[name], contrast) for name, contrast in contrasts.items()])
-    verdicts = dict(zip(contrasts, judged, strict=True))
-    findings = []
-    for name, one in gathered.items():
-        verdict = verdicts.get(name) or _unfinished(one)
-        command = _command(name, one, verdict, runs_dir)
-        found = contrasts.get(name), verdict, command, audits.get(name, ())
-        findings.append(Finding(CLAIMS[name], one, *found))
-    return findings, remarks
+    found = [_find(CLAIMS[name], _strongest(name, runs_dir, index), runs_dir) for name in names]
+    return found, remarks
+
+
+def _find(claim: Claim, gathered: Gathered, runs_dir: Path) -> Finding:
+    """What the runs at hand say of one claim."""
+    if gathered.evidence is None:
+        verdict = _unfinished(gathered)
+        return Finding(claim, gathered, None, verdict, _command(claim, gathered, verdict, runs_dir))
+    contrast = claim.contrast(gathered.evidence)
+    audited = _audit(claim, gathered, contrast)
+    barred = "; ".join(line for bar in barring(audited) for line in bar.said)
+    contrast = replace(contrast, guard=gathered.guard or barred or contrast.guard)
+    verdict = judge(claim, contrast, gathered.preset)
+    command = _command(claim, gathered, verdict, runs_dir)
+    return Finding(claim, gathered, contrast, verdict, command, audited)
 
 
 def _fault(name: str) -> str:
@@ -108,7 +114,7 @@ def _audit(claim: Claim, gathered: Gathered, contrast: Contrast) -> tuple[Audite
         gathered.records,
         choices=gathered.choices,
         at_best=claim.at_best,
-        seeds={"": (len(contrast.differences), MIN_N)},
+        seeds={"": (contrast.seeds, MIN_N)},
     )
     return audit(subject)
 
@@ -133,7 +139,7 @@ def _unfinished(gathered: Gathered) -> Verdict:
     )
 
 
-def _command(name: str, gathered: Gathered, verdict: Verdict, runs_dir: Path) -> str:
+def _command(claim: Claim, gathered: Gathered, verdict: Verdict, runs_dir: Path) -> str:
     if verdict.label in ("SUPPORTED", "REFUTED"):
         return ""
     preset = gathered.preset
@@ -141,7 +147,7 @@ def _command(name: str, gathered: Gathered, verdict: Verdict, runs_dir: Path) ->
         if preset == "full":
             return ""  # all of it is there; what would help is said in words
         preset = DEFAULT_PRESET if preset == "smoke" else "full"
-    words = ["bnlab", "claims", "run", name, "--preset", preset]
+    words = ["bnlab", "claims", "run", claim.name, "--preset", preset]
     if runs_dir != Path("runs"):
         words += ["--runs-dir", str(runs_dir)]
     return shlex.join(words)
@@ -162,7 +168,8 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         finding.contrast,
         finding.gathered,
     )
-    interval = verdict.interval or (contrast.interval if contrast else None)
+    plain, limits = contrast.interval if contrast else None, verdict.interval
+    failures = contrast.failures if contrast else None
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -171,14 +178,20 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         "sublabel": verdict.sublabel or None,
         "why": verdict.why,
         "unit": claim.unit,
-        "effect": None if interval is None else _finite(interval.estimate * claim.scale),
-        "low": None if interval is None else _finite(interval.low * claim.scale),
-        "high": None if interval is None else _finite(interval.high * claim.scale),
-        "corrected": verdict.interval is not None,
-        "smallest_effect": claim.smallest_effect * claim.scale,
+        "effect": None if plain is None else _finite(plain.estimate * claim.scale),
+        "limits": [
+            {"level": level, **_limits(interval, claim.scale)}
+            for level, interval in ((CLAIM_LEVEL, limits), (LEVEL, plain))
+            if interval is not None
+        ],
+        "smallest_effect": finding.smallest_effect * claim.scale,
+        "power": verdict.power,
+        "power_at": 2 * finding.smallest_effect * claim.scale,
         "p": None if contrast is None else contrast.p,
         "p_test": None if contrast is None else contrast.test,
         "n": finding.n,
+        "seeds": 0 if contrast is None else contrast.seeds,
+        "failures": None if failures is None else _failures_as_data(failures),
         "required_n": verdict.required_n,
         "preset": gathered.preset,
         "scope": gathered.scope,
@@ -208,6 +221,24 @@ def _limits(interval: Interval, scale: float) -> Mapping[str, float | None]:
     }
 
 
+def _failures_as_data(failures: Failures) -> dict[str, Any]:
+    """Seeds on which runs diverged, with Wilson's 95 % limits of their share."""
+
+    def side(name: str, failed: Array) -> dict[str, Any]:
+        count, n = int(failed.sum()), len(failed)
+        share = wilson_interval(count, n, LEVEL)
+        return {"arms": name, "count": count, "n": n, "low": share.low, "high": share.high}
+
+    treated, control = failures.names
+    return {
+        "treated": side(treated, failures.treated),
+        "control": side(control, failures.control),
+        "p": failures.p,
+        "more_often": failures.more_often(CLAIM_ALPHA),
+        "set_apart": failures.set_apart,
+    }
+
+
 def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
     evidence = finding.gathered.evidence
     if evidence is None:
@@ -219,29 +250,67 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
             "mean": float(scores.mean()),
             "sd": float(scores.std(ddof=1)) if len(scores) > 1 else None,
             "n": len(scores),
-            "diverged": evidence.diverged.get(arm, 0),
+            "diverged": int(evidence.diverged[arm].sum()) if arm in evidence.diverged else 0,
         }
         for arm, scores in evidence.best.items()
     ]
 
 
 def explain(claim: Claim) -> str:
-    """Statement, definition, formula, protocol, rule and sources of a claim, as text."""
-    study = claim.study or f"configs/claims/{study_file(claim.name).name}"
+    """All that is fixed beforehand of a claim, as text, and what was changed in it."""
+    study = study_file(claim.name)
+    shown = claim.study or f"configs/claims/{study.name}"
     parts = {
         "Statement": claim.statement,
         "Sources": "\n".join(claim.sources),
         "Definition": claim.definition,
         "Formula": claim.formula,
-        "Protocol": f"{claim.protocol}\nStudy: {study}",
-        "Arms": ", ".join(claim.arms),
-        "Smallest effect of interest": f"{claim.show(claim.smallest_effect)}. {claim.reason}",
+        "Protocol": f"{claim.protocol}\nStudy: {shown}",
+        "Arms": f"{', '.join(claim.treated)}\nagainst {', '.join(claim.control)}",
+        "Smallest effect of interest": f"{show_smallest(claim)}. {claim.reason}",
         "Rule": RULE,
         "Seeds": f"at least {MIN_N}",
+        "Changes of the protocol": "\n".join(find_changes(study, claim.name)) or "none",
     }
     return "\n\n".join(
         [claim.name, *(f"{title}\n{_indented(text)}" for title, text in parts.items())]
     )
+
+
+def show_smallest(claim: Claim) -> str:
+    """The smallest effect of interest by preset: `+0.30 pp (quick: +1.00 pp)`."""
+    other = [
+        f"{preset}: {claim.show(value)}"
+        for preset, value in claim.smallest_under.items()
+        if preset in PRESETS and value != claim.smallest_effect
+    ]
+    return claim.show(claim.smallest_effect) + (f" ({', '.join(other)})" if other else "")
+
+
+CHANGES = "CHANGES.md"
+"""Beside the studies: one dated line a change of a protocol."""
+
+EVERY = "all"
+
+
+def find_changes(study: Path, name: str) -> list[str]:
+    """The lines of `CHANGES.md` that concern a claim, as `DATE: what, why, what had been seen`.
+
+    A line reads `- DATE, NAMES: TEXT`, where the names are claims or `all`.
+
+    Args:
+        study: The claim's study; the file lies beside it, if there is one.
+        name: The claim's.
+    """
+    file = study.with_name(CHANGES)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    found = []
+    for line in lines:
+        head, _, text = line.removeprefix("- ").partition(": ")
+        date, *names = head.split(", ")
+        if line.startswith("- ") and {EVERY, name} & set(names):
+            found.append(f"{date}: {text}")
+    return found
 
 
 def _indented(text: str, width: int = 96) -> str:

@@ -16,8 +16,6 @@ from bnlab.claims._base import (
     best_lrs,
     detail,
     divergences,
-    judge_effect,
-    make_contrast,
     make_median_contrast,
 )
 
@@ -125,12 +123,16 @@ def measure(evidence: Evidence) -> Contrast:
         "test accuracy, %",
         tuple(Line(norm, budgets, found) for norm, found in scores.items()),
     )
-    if not outside:
-        return make_contrast(saved, details, remarks, chart=chart)
     told = f"the target is reached outside the budgets: {', '.join(outside)}"
-    remarks.append(f"{told}; so the effect is a median of bounds, and numbers beside take the ends")
+    if outside:
+        remarks.append(f"{told}; such seeds give bounds only, and numbers beside take the ends")
     unknown = np.isneginf(low).mean() > UNKNOWN_SHARE
     return make_median_contrast(low, high, details, remarks, told if unknown else "", chart)
+
+
+def failures(evidence: Evidence) -> dict[str, Array]:
+    """Whether runs diverged at the whole budget: after a shorter one little is learned as yet."""
+    return {arm: evidence.diverged[arm] for arm in ("none", "batch") if arm in evidence.diverged}
 
 
 CLAIMS.register("convergence")(
@@ -146,9 +148,8 @@ CLAIMS.register("convergence")(
         "shortest budget that gets there by a schedule of its own, which has decayed to the end: "
         "the curve of a longer schedule would say when its learning rate falls. Times are those "
         "that a single seed shows.",
-        formula="log2(epochs without BN / epochs with BN), mean over seeds; if the time of a seed "
-        "lies outside the budgets, so that it gives a bound only, the median with the limits of a "
-        "sign test",
+        formula="log2(epochs without BN / epochs with BN), median over seeds with the limits of a "
+        "sign test; a seed whose time lies outside the budgets gives a bound only",
         protocol="Seven budgets with and without BN. The learning rate is tuned for each arm at "
         "the whole budget, on validation images; shorter budgets are trained at the same rate. "
         "Fresh seeds train on all images and read the test set once, after training; three of them "
@@ -158,9 +159,10 @@ CLAIMS.register("convergence")(
         smallest_effect=math.log2(1.25),
         reason="A quarter more epochs: less is saved or lost by the choice of a schedule.",
         unit="octaves",
-        arms=tuple(a for n in ("none", "batch") for a in (*(f"{n}_{b}" for b in SHORTER), n)),
+        treated=(*(f"batch_{b}" for b in SHORTER), "batch"),
+        control=(*(f"none_{b}" for b in SHORTER), "none"),
         at_best=("none", "batch"),
         measure=measure,
-        judge=judge_effect,
+        failures=failures,
     )
 )

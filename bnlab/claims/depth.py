@@ -16,7 +16,6 @@ from bnlab.claims._base import (
     Line,
     best_lrs,
     divergences,
-    judge_effect,
     make_median_contrast,
 )
 
@@ -169,8 +168,10 @@ CLAIMS.register("depth")(
         reason="One octave: a network of twice the depth is the least that is called deeper here, "
         "and one rung of the ladder.",
         unit="octaves",
-        arms=tuple(f"{norm}_{depth}" for norm in ("none", "batch") for depth in (4, 8, 16)),
+        treated=tuple(f"batch_{depth}" for depth in (4, 8, 16)),
+        control=tuple(f"none_{depth}" for depth in (4, 8, 16)),
         measure=measure,
-        judge=judge_effect,
+        about_training=True,
+        scores_failures=True,
     )
 )

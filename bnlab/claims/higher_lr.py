@@ -15,7 +15,6 @@ from bnlab.claims._base import (
     best_lrs,
     detail,
     divergences,
-    judge_effect,
     make_contrast,
 )
 
@@ -137,6 +136,11 @@ def measure(evidence: Evidence) -> Contrast:
     )
 
 
+def tuning_failures(evidence: Evidence) -> dict[str, Array]:
+    """Whether a seed's run diverged anywhere on the grid, by arm, 0 or 1: (tuning seeds,)."""
+    return {arm: failed.max(axis=1) for arm, failed in evidence.sweep_diverged.items()}
+
+
 def _warmup(evidence: Evidence, none: UsableRange) -> list[Detail]:
     """Whether a warm-up does for the network without BN what BN does."""
     if "none_warmup" not in evidence.sweep:
@@ -173,8 +177,11 @@ CLAIMS.register("higher_lr")(
         reason="One octave, a factor of two, is the coarsest step in which learning rates are "
         "usually tried.",
         unit="octaves",
-        arms=("none", "batch"),
+        treated=("batch",),
+        control=("none",),
         measure=measure,
-        judge=judge_effect,
+        about_training=True,
+        scores_failures=True,
+        failures=tuning_failures,
     )
 )

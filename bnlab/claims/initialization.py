@@ -13,7 +13,6 @@ from bnlab.claims._base import (
     best_lrs,
     detail,
     divergences,
-    judge_effect,
     make_contrast,
     named_range,
 )
@@ -84,13 +83,10 @@ CLAIMS.register("initialization")(
         reason="Two percentage points are several times what seeds differ by, and what a change of "
         "learning rate within its usual range costs.",
         unit="pp",
-        arms=tuple(
-            arm
-            for norm in ("none", "batch")
-            for arm in (norm, *(f"{norm}_{way}" for way in GAINS + SCHEMES))
-        ),
+        treated=("batch", *(f"batch_{way}" for way in GAINS + SCHEMES)),
+        control=("none", *(f"none_{way}" for way in GAINS + SCHEMES)),
         at_best=("none", "batch"),
         measure=measure,
-        judge=judge_effect,
+        about_training=True,
     )
 )

@@ -12,7 +12,6 @@ from bnlab.claims._base import (
     Evidence,
     detail,
     divergences,
-    judge_effect,
     make_contrast,
     named_range,
 )
@@ -75,8 +74,9 @@ CLAIMS.register("input_normalization")(
         reason="Two percentage points are several times what seeds differ by, and what a change of "
         "learning rate within its usual range costs.",
         unit="pp",
-        arms=tuple(f"{norm}_{way}" for norm in ("none", "batch") for way in WAYS),
+        treated=tuple(f"batch_{way}" for way in WAYS),
+        control=tuple(f"none_{way}" for way in WAYS),
         measure=measure,
-        judge=judge_effect,
+        about_training=True,
     )
 )

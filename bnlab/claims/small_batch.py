@@ -16,7 +16,6 @@ from bnlab.claims._base import (
     best_lrs,
     detail,
     divergences,
-    judge_effect,
     make_contrast,
 )
 
@@ -145,9 +144,9 @@ CLAIMS.register("small_batch")(
         reason="0.5 percentage points are about two standard deviations between seeds of this "
         "network at 20 epochs: less would make nobody change the norm or the batch.",
         unit="pp",
-        arms=("batch", "ghost_8"),
+        treated=("batch",),
+        control=("ghost_8",),
         at_best=("batch", "ghost_8"),
         measure=measure,
-        judge=judge_effect,
     )
 )

@@ -131,7 +131,7 @@ def _show_plans(studies: "Mapping[str, Study]", runs_dir: Path, as_json: bool) -
 def _show(
     names: list[str] | None, runs_dir: Path, strict: bool, out: Path | None, as_json: bool
 ) -> None:
-    """All claims are judged together, whichever are shown."""
+    """Show the claims named, or all."""
     from bnlab.claims import as_data, find_findings
     from bnlab.report.claims import terminal_sections, write_claims
 

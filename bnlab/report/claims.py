@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnlab.analysis.stats import Interval
-from bnlab.claims import FAMILY, MIN_N, Finding, as_data, show_effect, show_limits
+from bnlab.claims import (
+    ALPHA,
+    LIMITS,
+    MIN_N,
+    ROOM,
+    Finding,
+    as_data,
+    show_effect,
+    show_limits,
+    show_smallest,
+)
 from bnlab.records import StorageError, write_text
 from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
@@ -15,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE = "bnlab claims"
+
+PLAIN = "95 % limits"
 
 
 def terminal_sections(findings: Sequence[Finding]) -> list[Section]:
@@ -68,24 +80,31 @@ def _overview(findings: Sequence[Finding]) -> Table:
         Column("claim", numeric=False),
         Column("verdict", numeric=False),
         Column("effect"),
-        Column("limits"),
+        Column(LIMITS),
+        Column(PLAIN),
         Column("n"),
-        Column("preset", numeric=False),
+        Column("preset", numeric=False, detail=True),
     )
     rows = []
     for finding in findings:
-        interval = _interval(finding)
-        effect = finding.claim.show(interval.estimate) if interval else MISSING
-        limits = show_limits(interval, finding.claim.unit) if interval else MISSING
-        preset = finding.gathered.preset if finding.gathered.finished else MISSING
-        row = (finding.claim.name, _verdict(finding), effect, limits, str(finding.n), preset)
-        rows.append(row)
+        plain = finding.contrast.interval if finding.contrast is not None else None
+        rows.append(
+            (
+                finding.claim.name,
+                _verdict(finding),
+                finding.claim.show(plain.estimate) if plain else MISSING,
+                _limits(finding, finding.verdict.interval),
+                _limits(finding, plain),
+                str(finding.n),
+                finding.gathered.preset if finding.gathered.finished else MISSING,
+            )
+        )
     notes = (
         (
-            "limits are corrected for the claims judged together (Holm); those of a claim that is "
-            "NOT TESTED are plain 95 % limits, for orientation only"
+            f"each claim is judged by its {LIMITS}, alone: there is room for {ROOM} claims, and no "
+            "verdict depends on another claim's runs"
         ),
-        f"a verdict needs {MIN_N} seeds, planned for {FAMILY} claims judged together",
+        f"a verdict needs {MIN_N} seeds; n leaves out those on which a run diverged",
     )
     return Table("", columns, tuple(rows), notes)
 
@@ -95,10 +114,21 @@ def _verdict(finding: Finding) -> str:
     return f"{verdict.label} ({verdict.sublabel})" if verdict.sublabel else verdict.label
 
 
-def _interval(finding: Finding) -> Interval | None:
-    if finding.verdict.interval is not None:
-        return finding.verdict.interval
-    return finding.contrast.interval if finding.contrast is not None else None
+def _limits(finding: Finding, interval: Interval | None) -> str:
+    return show_limits(interval, finding.claim.unit) if interval else MISSING
+
+
+def _power(finding: Finding) -> str:
+    """What a study like this one could have found; "" while nothing is measured."""
+    if finding.contrast is None:
+        return ""
+    power, claim = finding.verdict.power, finding.claim
+    chance = "unknown" if power is None else f"{100 * power:.0f} %"
+    size = claim.show(2 * finding.smallest_effect)
+    return (
+        f"power at twice the smallest effect of interest ({size}, preset "
+        f"{finding.gathered.preset}), with this spread and n: {chance}"
+    )
 
 
 def _lines(finding: Finding) -> tuple[str, ...]:
@@ -106,6 +136,8 @@ def _lines(finding: Finding) -> tuple[str, ...]:
         f"“{finding.claim.statement}” ({finding.claim.sources[0]})",
         f"{_verdict(finding)}: {finding.verdict.why}",
     ]
+    if finding.contrast is not None:
+        lines += [f"{PLAIN}: {_limits(finding, finding.contrast.interval)}", _power(finding)]
     if finding.gathered.finished:
         lines.append(f"scope: {finding.gathered.scope}")
     if finding.command:
@@ -138,9 +170,13 @@ def _page(finding: Finding) -> tuple[Block, ...]:
             (d.name, show_effect(d.interval.estimate, d.unit), show_limits(d.interval, d.unit))
             for d in contrast.details
         ]
-        columns = (Column("contrast", numeric=False), Column("effect"), Column("95 % limits"))
+        columns = (Column("contrast", numeric=False), Column("effect"), Column(PLAIN))
+        judged = finding.verdict.interval
         notes = (
-            "95 % limits of single contrasts, not corrected; all but the headline are exploratory",
+            "plain 95 % limits of single contrasts; all but the headline are exploratory",
+            *([f"{LIMITS} of the headline: {_limits(finding, judged)}"] if judged else []),
+            *([str(contrast.failures)] if contrast.failures else []),
+            _power(finding),
             f"p of the headline by the exact {contrast.test}: {p_value(contrast.p)}",
             *contrast.remarks,
         )
@@ -148,7 +184,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
     blocks += [
         Text(f"Definition. {claim.definition} Effect: {claim.formula}."),
         Text(f"Protocol. {claim.protocol}"),
-        Text(f"Smallest effect of interest: {claim.show(claim.smallest_effect)}. {claim.reason}"),
+        Text(f"Smallest effect of interest: {show_smallest(claim)}. {claim.reason}"),
         Text(f"What would change the verdict. {_change(finding)}"),
     ]
     return tuple(blocks)
@@ -156,14 +192,14 @@ def _page(finding: Finding) -> tuple[Block, ...]:
 
 def _plots(finding: Finding) -> list[Plot]:
     claim, contrast, evidence = finding.claim, finding.contrast, finding.gathered.evidence
-    limits = _interval(finding)
-    if contrast is None or limits is None or evidence is None:
+    if contrast is None or evidence is None:
         return []
+    limits, smallest = finding.verdict.interval or contrast.interval, finding.smallest_effect
 
     def effect() -> "Figure":
         from bnlab.report.plots.claims import draw_effect
 
-        return draw_effect(claim, contrast, limits)
+        return draw_effect(claim, contrast, limits, smallest)
 
     def sweep() -> "Figure":
         from bnlab.report.plots.claims import draw_sweep
@@ -176,12 +212,12 @@ def _plots(finding: Finding) -> list[Plot]:
         assert contrast.chart is not None
         return draw_chart(contrast.chart)
 
-    least = claim.show(claim.smallest_effect)
+    least, level = claim.show(smallest), LIMITS if finding.verdict.interval else PLAIN
     known = bool((contrast.bounds[0] == contrast.bounds[1]).all())
     seeds = "dots" if known else "dots; triangles point onward from bounds"
     middle = "mean" if contrast.test == "sign-flip test" else "median"
     caption = (
-        f"Effect on every seed ({seeds}), {middle} and limits; dashed, the smallest of interest, "
+        f"Effect on every seed ({seeds}), {middle} and {level}; dashed, the smallest of interest, "
         f"{least}."
     )
     plots = [Plot(f"{claim.name}-effect", caption, effect)]
@@ -199,7 +235,7 @@ def _arms(finding: Finding) -> Table:
     for arm, scores in evidence.best.items() if evidence is not None else ():
         lr = evidence.chosen.get(arm) if evidence is not None else None
         spread = f"{100 * scores.std(ddof=1):.2f}" if len(scores) > 1 else MISSING
-        diverged = evidence.diverged.get(arm, 0) if evidence is not None else 0
+        failed = evidence.diverged.get(arm) if evidence is not None else None
         rows.append(
             (
                 arm,
@@ -207,7 +243,7 @@ def _arms(finding: Finding) -> Table:
                 f"{100 * scores.mean():.2f}",
                 spread,
                 str(len(scores)),
-                str(diverged),
+                "0" if failed is None else str(int(failed.sum())),
             )
         )
     columns = (
@@ -231,6 +267,5 @@ def _change(finding: Finding) -> str:
         return f"{n} seeds would settle it if the effect is as it looks.{then}"
     return (
         "Another setting: another network, data set, schedule or budget than the scope says. "
-        "Within it, fresh seeds should change it in less than one family of claims in twenty, if "
-        "it is false."
+        f"Within it, a verdict that is false comes out in at most one study in {ROOM / ALPHA:.0f}."
     )

@@ -9,7 +9,8 @@ leave undefined (the correlation with a constant arm) is None. No function draws
 but from the generator it is given.
 """
 
-from bnlab.analysis.stats.decisions import decide, effect_p, holm, verdict_intervals
+from bnlab.analysis.stats.counts import fisher_p, wilson_interval
+from bnlab.analysis.stats.decisions import Decision, decide, holm
 from bnlab.analysis.stats.equivalence import Equivalence, paired_tost, welch_tost
 from bnlab.analysis.stats.exact import (
     MedianEffect,
@@ -25,7 +26,7 @@ from bnlab.analysis.stats.intervals import (
     paired_interval,
     welch_interval,
 )
-from bnlab.analysis.stats.power import required_n, required_n_sign
+from bnlab.analysis.stats.power import paired_power, required_n, required_n_sign, sign_power
 from bnlab.analysis.stats.times import (
     Speedup,
     TimeToTarget,
@@ -35,6 +36,7 @@ from bnlab.analysis.stats.times import (
 )
 
 __all__ = [
+    "Decision",
     "Equivalence",
     "Interval",
     "MedianEffect",
@@ -42,21 +44,23 @@ __all__ = [
     "TimeToTarget",
     "censored_median",
     "decide",
-    "effect_p",
+    "fisher_p",
     "holm",
     "mean_interval",
     "median_speedup",
     "paired_correlation",
     "paired_interval",
+    "paired_power",
     "paired_tost",
     "permutation_p",
     "required_n",
     "required_n_sign",
     "sign_flip_p",
+    "sign_power",
     "smallest_permutation_p",
     "smallest_sign_flip_p",
     "time_to_target",
-    "verdict_intervals",
     "welch_interval",
     "welch_tost",
+    "wilson_interval",
 ]

@@ -185,18 +185,12 @@ class MedianEffect:
         beyond = self.low > null if alternative == "greater" else self.high < null
         return binomial_tail(len(self.low), int(beyond.sum()))
 
-    def interval(self, level: float = 0.95, level_high: float | None = None) -> Interval:
-        """The estimate with limits that exclude exactly what the sign test rejects.
-
-        Args:
-            level: Of the two-sided interval that the lower limit belongs to.
-            level_high: The same for the upper limit, if it is another.
-        """
+    def interval(self, level: float = 0.95) -> Interval:
+        """The estimate with limits that exclude exactly what the sign test rejects."""
         n = len(self.low)
-        low_rank = sign_rank(n, (1 - check_fraction(level, "level")) / 2)
-        high_rank = sign_rank(n, (1 - check_fraction(level_high or level, "level_high")) / 2)
-        low = float(np.sort(self.low)[low_rank - 1]) if low_rank else -math.inf
-        high = float(np.sort(self.high)[n - high_rank]) if high_rank else math.inf
+        rank = sign_rank(n, (1 - check_fraction(level, "level")) / 2)
+        low = float(np.sort(self.low)[rank - 1]) if rank else -math.inf
+        high = float(np.sort(self.high)[n - rank]) if rank else math.inf
         return Interval(self.estimate, low, high, level, n)
 
 

@@ -15,6 +15,7 @@ from bnlab.analysis.stats.checks import (
     check_fraction,
     check_positive,
 )
+from bnlab.analysis.stats.exact import sign_rank
 
 
 def paired_power(n: int, effect: float, sd_diff: float, alpha: float = 0.05) -> float:
@@ -24,7 +25,7 @@ def paired_power(n: int, effect: float, sd_diff: float, alpha: float = 0.05) -> 
         n: Pairs.
         effect: True mean difference, in the units of the values.
         sd_diff: Standard deviation of the differences; for uncorrelated arms `sd * sqrt(2)`.
-        alpha: Two-sided level; alpha/m for the first of m claims under Holm.
+        alpha: Two-sided level.
     """
     df = check_count(n, "n", 2) - 1
     shift = abs(effect) * math.sqrt(n) / check_positive(sd_diff, "sd_diff")
@@ -64,6 +65,20 @@ def _smallest_n(power_at: Callable[[int], float], power: float) -> int:
         middle = (enough + short) // 2
         short, enough = (short, middle) if power_at(middle) >= power else (middle, enough)
     return enough
+
+
+def sign_power(n: int, share: float, alpha: float = 0.05) -> float:
+    """Power of the two-sided sign test to find that more than half lie beyond a value.
+
+    Args:
+        n: Seeds.
+        share: True share of seeds beyond it.
+        alpha: Level of the two-sided test.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1], not {share}")
+    rank = sign_rank(check_count(n, "n", 1), check_alpha(alpha) / 2)
+    return float(bdtrc(n - rank, n, share)) if rank else 0.0
 
 
 def required_n_sign(share: float, alpha: float = 0.05, power: float = 0.8) -> int | None:

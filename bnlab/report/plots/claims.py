@@ -10,7 +10,7 @@ from bnlab.claims import Chart, Claim, Contrast, Evidence
 from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
 
 
-def draw_effect(claim: Claim, contrast: Contrast, limits: Interval) -> Figure:
+def draw_effect(claim: Claim, contrast: Contrast, limits: Interval, smallest: float) -> Figure:
     """A claim's effect on every seed, its mean and limits, against 0 and the smallest of interest.
 
     A seed that gives no more than a bound is a triangle that points to where its effect may lie.
@@ -18,7 +18,8 @@ def draw_effect(claim: Claim, contrast: Contrast, limits: Interval) -> Figure:
     Args:
         claim: Whose effect.
         contrast: Its seeds.
-        limits: Mean and limits to draw, corrected where there is a verdict.
+        limits: Mean and limits to draw, at the claim's level where there is a verdict.
+        smallest: The smallest effect of interest.
     """
     scale, color = claim.scale, COLORS[1]
     figure, axes = make_axes(0.9, left=0.06)
@@ -26,7 +27,7 @@ def draw_effect(claim: Claim, contrast: Contrast, limits: Interval) -> Figure:
     values = np.where(np.isfinite(least), least, greatest)
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.axvline(claim.smallest_effect * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
+    axes.axvline(smallest * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
     for marker, seeds in (
         ("o", least == greatest),
         (">", np.isfinite(least) & (greatest > least)),
@@ -37,7 +38,7 @@ def draw_effect(claim: Claim, contrast: Contrast, limits: Interval) -> Figure:
             alpha=0.75, markeredgewidth=0,
         )  # fmt: skip
     lowest, middle, highest = (x * scale for x in (limits.low, limits.estimate, limits.high))
-    known = [0, claim.smallest_effect * scale, lowest, middle, highest, *values]
+    known = [0, smallest * scale, lowest, middle, highest, *values]
     known = [x for x in known if math.isfinite(x)]
     # A limit that the data did not set is an arrow beyond everything else.
     beyond = 0.12 * (max(known) - min(known))

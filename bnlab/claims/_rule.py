@@ -1,0 +1,186 @@
+"""The rule by which every claim is judged, each alone.
+
+A verdict depends on its own runs and nothing else: the level allows for `ROOM` claims, however many
+of them have runs.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import ndtr
+
+from bnlab.analysis.stats import (
+    Decision,
+    Interval,
+    MedianEffect,
+    decide,
+    paired_power,
+    required_n,
+    required_n_sign,
+    sign_power,
+    smallest_sign_flip_p,
+)
+from bnlab.claims._base import (
+    ALPHA,
+    CLAIM_ALPHA,
+    CLAIM_LEVEL,
+    ROOM,
+    Claim,
+    Contrast,
+    Verdict,
+    show_limits,
+)
+
+MIN_N = next(n for n in range(2, 99) if smallest_sign_flip_p(n) <= CLAIM_ALPHA)
+"""Fewest seeds of a verdict: with fewer, no exact test reaches the level of a claim, however large
+the effect."""
+
+MAX_N = 10_000
+"""Beyond so many seeds a claim is as good as undecidable."""
+
+LIMITS = f"{100 * CLAIM_LEVEL:g} % limits"
+"""What the limits of a verdict are called."""
+
+RULE = (
+    f"Each claim is judged alone, at the two-sided level {ALPHA:g} / {ROOM} (room for {ROOM} "
+    f"claims): its {LIMITS} are Student's of a mean, or the sign test's of a median, and a plain "
+    "95 % interval stands beside them. SUPPORTED if the lower limit is above 0 and the effect at "
+    "least the smallest effect of interest, and if the treated arms do not fail more often; "
+    "REFUTED if the upper limit is below the smallest effect of interest (reversed: below 0; real "
+    "but negligible: lower limit above 0); INCONCLUSIVE otherwise. Failures are judged apart: "
+    "where runs diverged (a loss or weight that is not finite, or a final training accuracy of at "
+    "most 1.2 times chance), the effect is that of the seeds on which both sides trained, and the "
+    "counts are compared by Fisher's exact test at the same level; that the control fails more "
+    "often supports a claim by itself only if the claim is about training at all. NOT TESTED with "
+    f"fewer than {MIN_N} seeds (no exact test reaches the level below that), while a planned run "
+    "is missing, under the preset smoke and on synthetic images."
+)
+
+
+def judge(claim: Claim, contrast: Contrast, preset: str) -> Verdict:
+    """Judge one claim: the chance of a false verdict is at most `CLAIM_ALPHA`.
+
+    A false verdict is SUPPORTED where the effect is 0 or less, REFUTED where it is at least the
+    smallest effect of interest, and "reversed" where it is 0 or more.
+
+    Args:
+        claim: What is judged.
+        contrast: What it measured.
+        preset: The smallest effect of interest is that of the preset.
+
+    Returns:
+        NOT TESTED where a guard or too few seeds forbid another verdict.
+    """
+    smallest = claim.smallest(preset)
+    verdict = _bar(contrast) or (claim.judge or judge_effect)(claim, contrast, smallest)
+    return replace(verdict, power=find_power(contrast.effect, 2 * smallest))
+
+
+def _bar(contrast: Contrast) -> Verdict | None:
+    if contrast.guard:
+        return Verdict("NOT TESTED", why=contrast.guard)
+    if contrast.seeds < MIN_N:
+        needed = f"a verdict needs {MIN_N}, for an exact test to reach the level of a claim"
+        return Verdict("NOT TESTED", why=f"{contrast.seeds} seeds; {needed}")
+    if not isinstance(contrast.effect, MedianEffect) and contrast.effect.standard_error == 0:
+        return Verdict("NOT TESTED", why="every seed gives the same effect: no spread to judge by")
+    return None
+
+
+def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
+    """The rule of `RULE`.
+
+    Args:
+        claim: Its unit counts, and whether it is about training at all.
+        contrast: What was measured.
+        smallest: The smallest effect of interest.
+    """
+    limits, trained = contrast.limits, len(contrast.differences)
+    decision = Decision("INCONCLUSIVE")
+    if trained >= MIN_N:
+        decision = decide(limits.low, limits.high, limits.estimate, smallest)
+    failing = contrast.failures.more_often(CLAIM_ALPHA) if contrast.failures else None
+    label, sublabel, n = decision.ruling, decision.refinement or "", None
+    least = claim.show(smallest)
+    if failing == "control" and claim.about_training and sublabel != "reversed":
+        label, sublabel, meaning = "SUPPORTED", "", "without it more runs fail"
+    elif failing == "control" and claim.about_training:
+        label, sublabel = "INCONCLUSIVE", ""
+        meaning = "without it more runs fail, but where both train the opposite holds"
+    elif failing == "treated" and label == "SUPPORTED":
+        label, meaning = (
+            "INCONCLUSIVE",
+            f"above 0, and at least {least}, but with it more runs fail",
+        )
+    elif label == "SUPPORTED":
+        meaning = f"above 0, and at least {least}"
+    elif label == "REFUTED":
+        meaning = {
+            "reversed": "the opposite holds",
+            "real but negligible": f"there is an effect, but less than {least}",
+            "": f"less than {least}",
+        }[sublabel]
+    elif trained < MIN_N:
+        meaning = f"both sides trained on {trained} of {contrast.seeds} seeds; {MIN_N} are needed"
+    else:
+        n = settling_n(contrast.effect, smallest)
+        seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
+        meaning = (
+            f"neither above 0 and at least {least}, nor below {least}; {seeds} would settle it, "
+            "if the effect is as it looks"
+        )
+    shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
+    told = f"; {contrast.failures}" if contrast.failures else ""
+    return Verdict(label, sublabel, limits, n, f"{shown}: {meaning}{told}")
+
+
+def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int | None:
+    """Seeds at which an effect like this one is told from 0, or from the smallest of interest.
+
+    With power 0.8, at the level of a claim. None above `MAX_N`.
+
+    Args:
+        effect: Student's interval, of any level, or a median.
+        smallest_effect: Smallest effect of interest.
+    """
+    if isinstance(effect, MedianEffect):
+        n = len(effect.low)
+        above, below = (effect.low > 0).mean(), (effect.high < smallest_effect).mean()
+        share = above if effect.estimate >= smallest_effect else below
+        needed = required_n_sign(float(share), CLAIM_ALPHA)
+        return None if needed is None else max(needed, n + 1, MIN_N)
+    interval = effect
+    assert interval.standard_error is not None
+    estimate, spread = interval.estimate, interval.standard_error * math.sqrt(interval.n)
+    distance = estimate if estimate >= smallest_effect else smallest_effect - estimate
+    # An effect a hundredth of its spread away takes far beyond MAX_N.
+    if distance < spread / 100:
+        return None
+    n = max(required_n(distance, spread, CLAIM_ALPHA), interval.n + 1, MIN_N)
+    return n if n <= MAX_N else None
+
+
+def find_power(effect: Interval | MedianEffect, size: float) -> float | None:
+    """Chance of telling an effect of some size from 0 with this spread and n, at a claim's level.
+
+    That of the t-test; of a median that of the sign test, whose seeds are taken to scatter normally
+    about the size, with the spread of those that are known; the others never count for it.
+
+    Args:
+        effect: Student's interval, of any level, or a median.
+        size: True effect, positive.
+
+    Returns:
+        None where fewer than two seeds tell a spread, or all are equal in a mean.
+    """
+    if isinstance(effect, MedianEffect):
+        known = effect.low[np.isfinite(effect.low)]
+        if len(known) < 2:
+            return None
+        spread = float(known.std(ddof=1))
+        above = float(ndtr(size / spread)) if spread > 0 else 1.0
+        return sign_power(len(effect.low), above * len(known) / len(effect.low), CLAIM_ALPHA)
+    if not effect.standard_error:
+        return None
+    return paired_power(effect.n, size, effect.standard_error * math.sqrt(effect.n), CLAIM_ALPHA)
