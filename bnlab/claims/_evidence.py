@@ -56,12 +56,13 @@ def stored_study(name: str, preset: str) -> str:
 
 
 def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
-    """The study of a claim under one preset, with the images that it was run on before."""
+    """The study of a claim under one preset, with the images and seeds that it was run with."""
     return load_plan(
         study_file(name),
         name=SHARED,
         preset=preset,
         stored=stored_layer(runs_dir, stored_study(name, preset)),
+        stored_seeds=True,
     )
 
 

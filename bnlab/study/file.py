@@ -173,6 +173,7 @@ def load_plan(
     name: str | None = None,
     preset: str | None = None,
     stored: Layer | None = None,
+    stored_seeds: bool = False,
 ) -> Plan:
     """Read and check a study file.
 
@@ -182,6 +183,8 @@ def load_plan(
         name: Another name than the file's.
         preset: One of the file's presets, laid over it.
         stored: The study as it was run before; its overrides count if there are no others.
+        stored_seeds: Whether its seeds count, too: what was planned then is whole, however many
+            seeds are planned since.
 
     Raises:
         ConfigError: With every fault found, one a line, each with its place.
@@ -198,6 +201,9 @@ def load_plan(
         layer.tree["overrides"] = list(overrides)
     elif "overrides" not in layer.tree and stored is not None:
         layer.tree["overrides"] = list(stored.tree.get("overrides") or [])
+    if stored_seeds and stored is not None:
+        planned = ("seeds", "tune_seeds")
+        layer.tree.update({key: stored.tree[key] for key in planned if key in stored.tree})
     return _Builder(file, layer, build_section(StudyFile, layer)).build()
 
 
