@@ -66,6 +66,53 @@ def test_train_prints_a_result_and_last_the_run_directory(tmp_path: Path) -> Non
     assert "seed: 3 -> 0" in shown.stdout
 
 
+@pytest.mark.parametrize("given", ["2>/dev/full", "2>&-", "2>&- <&-"])
+def test_progress_that_nobody_takes_ends_no_run(given: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "bnlab.cli", "train", *tiny(*LEARNS)]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {given}', *words],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    root = tmp_path / done.stdout.splitlines()[-1]
+    assert json.loads((root / "summary.json").read_text())["status"] == "done"
+    assert len((root / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_folder_whose_name_is_no_text_holds_runs_like_another(tmp_path: Path) -> None:
+    done = bnlab("train", *tiny(*LEARNS), "--runs-dir", "x\udcff", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = bnlab("runs", "x\udcff", "--json", cwd=tmp_path)
+    assert [run["status"] for run in json.loads(listed.stdout)["runs"]] == ["done"]
+
+
+def test_without_a_home_a_command_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(_uid: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            (tmp_path / "images" / split / label / "0.png").touch()
+    for name in ("HOME", "XDG_CACHE_HOME", "BNLAB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    images = ("dataset.name=folder", f"dataset.root={tmp_path / 'images'}")
+    monkeypatch.setattr(sys, "argv", ["bnlab", "train", *tiny(*images)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "set HOME (BNLAB_CACHE for decoded images)" in capsys.readouterr().err
+
+
 def test_a_diverged_run_exits_with_3_and_is_kept(tmp_path: Path) -> None:
     done = bnlab("train", *tiny("optim.lr=1e30", "model.norm=none"), cwd=tmp_path)
     assert done.returncode == 3
@@ -105,6 +152,10 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["train", *tiny(), "--resume", "must"], 5, "no run here"),
         (["check", "absent.yaml"], 2, "no such configuration file"),
         (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
+        (["train", *tiny("name=reference")], 5, "use another --name"),
+        (["train", *tiny("dataset.name=folder", "dataset.root=~nosuchuser/x")], 2, "without ~"),
+        (["train", *tiny(), "--runs-dir", "a" * 300], 2, "File name too long"),
+        (["runs", "a" * 300], 2, "File name too long"),
         (["tensorboard", "absent"], 2, "no such folder"),
         (["study", "run", "absent.yaml", "--jobs", "0"], 2, "--jobs 0: expected a number from 1"),
         (["study", "run", "absent.yaml", "--jobs", "²"], 2, "expected a number from 1, or auto"),

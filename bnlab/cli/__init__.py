@@ -12,7 +12,7 @@ import typer
 
 from bnlab import __version__
 from bnlab.cli import bench, claims, compare, data, runs, study, train
-from bnlab.cli.output import print_line, replace_what_cannot_be_encoded
+from bnlab.cli.output import prepare_streams, print_line
 from bnlab.errors import BnlabError, shown_lines
 from bnlab.training.signals import StoppedError, exit_on_signal, raise_on_signal
 
@@ -52,8 +52,8 @@ def _bnlab(
 def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
     raise_on_signal()
+    prepare_streams()
     logging.basicConfig(format="bnlab: %(message)s", level=logging.WARNING)
-    replace_what_cannot_be_encoded()
     try:
         app()
     except StoppedError as stopped:
@@ -62,6 +62,12 @@ def main() -> None:
     except BnlabError as error:
         _end(str(error), error.exit_code)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeError
+        if "home directory" in str(error):  # pathlib's, of a ~ that means nothing here
+            _end(
+                f"{error} Give paths such as dataset.root without ~, or set HOME (BNLAB_CACHE for "
+                "decoded images)",
+                2,
+            )
         words = ("can't allocate memory", "out of memory")
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
             raise
@@ -71,6 +77,8 @@ def main() -> None:
             "model.widths, model.hidden, train.batch_size or train.eval_batch_size"
         )
     except OSError as error:  # files are written under a StorageError; this is the output
+        if error.errno == errno.ENAMETOOLONG:
+            _end(f"{error.filename}: {error.strerror}; use a shorter one", 2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(  # noqa: T201

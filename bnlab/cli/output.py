@@ -5,7 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
@@ -15,7 +16,56 @@ if TYPE_CHECKING:
     from bnlab.report.blocks import Section
 
 
-def replace_what_cannot_be_encoded() -> None:
+class _Unheard:
+    """stderr, which carries progress and remarks: when it takes no more, nothing ends of it.
+
+    Everything but writing is the stream's own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError | ValueError) -> None:
+        if isinstance(error, ValueError) and not self._stream.closed:
+            raise error
+        with suppress(OSError, ValueError):  # what it still holds must not fail at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+def prepare_streams() -> None:
+    """Let a run live whatever becomes of the streams that this process was given.
+
+    Where one was closed (`2>&-`), the first file that training opens would take its place, and
+    with it whatever a library writes there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free one: this
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open
+    sys.stderr = cast("TextIO", _Unheard(sys.stderr))
+    _replace_what_cannot_be_encoded()
+
+
+def _replace_what_cannot_be_encoded() -> None:
     """Print `?` for a character that stdout's encoding lacks, as latin-1 lacks a sparkline's."""
     stream = sys.stdout
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

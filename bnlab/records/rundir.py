@@ -16,6 +16,7 @@ from bnlab.config import Config, arm_label
 from bnlab.errors import RefusedError
 from bnlab.records import files
 from bnlab.records.files import RunFiles
+from bnlab.records.finding import REFERENCE
 from bnlab.records.locks import hold_lock, is_locked
 from bnlab.records.reading import epoch_of, read_metrics
 from bnlab.records.schema import SCHEMA_VERSION
@@ -30,7 +31,16 @@ from bnlab.records.storage import (
 
 
 def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
-    """`<runs_dir>/<name>/<arm>-<hash8>/s<seed>`."""
+    """`<runs_dir>/<name>/<arm>-<hash8>/s<seed>`.
+
+    Raises:
+        RefusedError: If runs of that name would be hidden from every command.
+    """
+    if config.name == REFERENCE:
+        raise RefusedError(
+            f"{runs_dir / REFERENCE}: records that came with bnlab lie in this folder, and what is "
+            "in it is left out of every list; use another --name"
+        )
     folder = f"{arm or arm_label(config)}-{config.hash[:8]}"
     return runs_dir / config.name / folder / f"s{config.seed}"
 

@@ -86,15 +86,20 @@ def storage(path: Path) -> Iterator[None]:
 
 
 def to_json(data: Mapping[str, Any], indent: int | None = None) -> str:
-    """JSON without NaN or infinities, which standard JSON lacks: they become null."""
-    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+    r"""JSON of what standard JSON has.
+
+    NaN and infinities become null; in a path that is no UTF-8, the other bytes become `\udc80`.
+    """
+    return json.dumps(_storable(data), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        return [_finite(item) for item in value]
+        return {key: _storable(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [_storable(item) for item in value]
     return value
