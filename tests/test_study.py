@@ -666,6 +666,30 @@ def test_a_whole_study_through_the_command_line_with_one_broken_arm(write: Write
     assert [len(row.cells) for row in found.rows if row.arm == "broken"] == [1, 0]
 
 
+def test_a_study_in_which_each_seed_tunes_goes_on_wherever_it_was_killed(write: Write) -> None:
+    learns = {"dataset.train_size": 400, "dataset.val_size": 100, "train.batch_size": 16}
+    file = write(
+        each_seed=True,
+        arms={"batch": {"model.norm": "batch"}},
+        tune={"optim.lr": [0.0001, 0.03]},  # goes on by 9, at which nothing is learned
+        set={**learns, "train.epochs": 6},
+    )
+    words = [*runs_of(file), "--executor", "inline"]
+
+    process = start(file, *words)
+    until(lambda: survey(file).count("done", "diverged") >= 5)  # while seeds tune themselves
+    process.kill()
+    process.communicate()
+    code, out, err = wait(start(file, *words, "--json"))
+    assert code == 0, err
+    said, found = json.loads(out), survey(file)
+    assert said["finished"] == said["total"] == 3 + 3 * 2 + 2
+    assert said["choices"]["batch"]["values"] == {"optim.lr": 0.03}
+    assert said["choices"]["batch"]["chosen"] == [{"values": {"optim.lr": 0.03}, "seeds": [0, 1]}]
+    (final,) = (row for row in found.rows if row.stage == "final")
+    assert {result.facts.dataset.val_images for result in final.results.values()} == {0}
+
+
 def long_study(write: Write) -> Path:
     """Two runs of half a minute, if nobody stops them."""
     return write(**PLAIN, arms={"a": {}}, seeds=1, set={"train.epochs": 3000})

@@ -5,6 +5,7 @@ ratios of whole numbers and a tie is a tie, however the numbers were added up; t
 smaller value.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,31 @@ def choose(
     )
 
 
+def neighborhood(best: Point, points: Sequence[Point]) -> tuple[Point, ...]:
+    """The best point and those beside it, in the order of the grid.
+
+    Beside a number lie the next smaller and the next greater value that was tried; other values
+    have no order, so all of them count. With several keys, all combinations.
+    """
+    sides = [
+        _beside(value, [point[place][1] for point in points])
+        for place, (_, value) in enumerate(best)
+    ]
+    wanted = [
+        tuple((key, value) for (key, _), value in zip(best, values, strict=True))
+        for values in itertools.product(*sides)
+    ]
+    return tuple(point for point in points if point in wanted)
+
+
+def _beside(value: Any, tried: Sequence[Any]) -> list[Any]:
+    if not is_number(value):
+        return list(dict.fromkeys(tried))
+    numbers = sorted({other for other in tried if is_number(other)})
+    place = numbers.index(value)
+    return numbers[max(place - 1, 0) : place + 2]
+
+
 def _mean(scores: Sequence[float], images: int) -> Fraction:
     return sum((_exact(score, images) for score in scores), Fraction()) / len(scores)
 
@@ -93,17 +119,18 @@ def _standard_error(scores: Sequence[float], images: int) -> float:
 def _size(point: Point, points: Sequence[Point]) -> tuple[float, ...]:
     """Smaller for smaller values; for values that are not numbers, for those listed first."""
     listed = float(points.index(point))
-    return tuple(float(value) if _is_number(value) else listed for _, value in point)
+    return tuple(float(value) if is_number(value) else listed for _, value in point)
 
 
 def _edges(point: Point, points: Sequence[Point]) -> dict[str, Edge]:
     found: dict[str, Edge] = {}
     for place, (key, value) in enumerate(point):
-        tried = {other[place][1] for other in points if _is_number(other[place][1])}
-        if _is_number(value) and len(tried) > 1 and value in (min(tried), max(tried)):
+        tried = {other[place][1] for other in points if is_number(other[place][1])}
+        if is_number(value) and len(tried) > 1 and value in (min(tried), max(tried)):
             found[key] = "low" if value == min(tried) else "high"
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value has a size; booleans have none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

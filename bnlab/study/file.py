@@ -8,7 +8,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,7 @@ from bnlab.config import (
 )
 from bnlab.errors import ConfigError, did_you_mean, shown
 from bnlab.records import read_study
+from bnlab.study.pilot import Grid, go_on
 
 FIRST_TUNE_SEED = 1000
 """A count of tuning seeds starts here, so that no later count of final seeds runs into it."""
@@ -42,7 +44,9 @@ MAX_CONFIGS = 5_000
 
 MAX_FAULTS = 50
 
-Stage = Literal["tune", "final"]
+Stage = Literal["tune", "each", "final"]
+STAGES: tuple[Stage, ...] = ("tune", "each", "final")
+"""In the order in which they are trained. In `each`, every final seed tunes for itself."""
 
 
 def _count_from(first: int) -> BeforeValidator:
@@ -63,7 +67,7 @@ class Budget(ConfigSection):
     """The most that `study run` begins without `--force`."""
 
     runs: int | None = Field(None, ge=1)
-    """Runs of both stages together."""
+    """Runs of all stages together."""
     hours: float | None = Field(None, gt=0)
     """Time for what is left, one run after the other, as `study plan` estimates it; an estimate
     needs finished runs, so a first run of a study is held to `runs` only."""
@@ -93,6 +97,17 @@ class StudyFile(ConfigSection):
     """Seeds of the tuning runs: a list, or a count n for 1000 to 999 + n."""
     seeds: Annotated[tuple[Seed, ...], _count_from(0)] = Field(min_length=1)
     """Seeds of the final runs: a list, or a count n for 0 to n - 1."""
+    each_seed: bool = False
+    """Whether every final seed tunes for itself, so that tuning is part of what is compared and the
+    intervals hold for all of it. The tuning seeds are then a pilot that finds the neighborhood: for
+    each arm the best value of the grid and the values beside it. Every final seed is trained at
+    each of these with images held out, and then on all images at its own best. Costs an arm
+    (tuning seeds x grid) + 3 n + n runs; with k tuned keys 3^k n + n. An arm whose best stays at
+    the edge of the grid gets no final runs. `same_as` still means the pilot's choice."""
+    extend: int = Field(2, ge=0, le=10)
+    """With `each_seed`, the most values by which the pilot goes on beyond either end of the grid as
+    long as its best lies there: numbers only, in the ratio of the last two. Their runs are in no
+    budget before they are known to be needed."""
     select: Literal["val/accuracy", "val/loss"] = "val/accuracy"
     """What the best value is best at, in the mean over the tuning seeds. A diverged run scores as
     guessing does. Ties go to the smaller value."""
@@ -115,22 +130,27 @@ class Plan:
 
     Attributes:
         spec: The file.
-        points: The grid; one empty point without `tune`.
+        grid: The tuned values and how they may go on.
         same: The point of `same`, if given.
         configs: By stage, arm and point; their seed is 0.
         text: The study as YAML that loads without its base's files.
     """
 
     spec: StudyFile
-    points: tuple[Point, ...]
+    grid: Grid
     same: Point | None
     configs: Mapping[tuple[Stage, str, Point], Config]
     text: str
 
     @property
+    def points(self) -> tuple[Point, ...]:
+        """The grid as it is written; one empty point without `tune`."""
+        return self.grid.points
+
+    @property
     def tuned(self) -> bool:
-        """Whether the study has two stages."""
-        return self.points != ((),)
+        """Whether the study has stages."""
+        return bool(self.grid.values)
 
     @property
     def tuned_arms(self) -> tuple[str, ...]:
@@ -261,28 +281,58 @@ class _Builder:
         self._check_keys(arms, grid)
         self._stop_on_faults()
 
-        points = tuple(
-            tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-        )
+        marks = {**self._sublayer("same").marks, **tune.marks}
+        common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
+        ladder = self._extended(grid, [[*common, arm] for arm in arms.values()], marks)
+        points = ladder.points
         same = flatten(self._sublayer("same").tree)
         same_point: Point | None = tuple((key, same[key]) for key in grid) if same else None
-        marks = {**self._sublayer("same").marks, **tune.marks}
-        wanted = list(points)
-        if same_point is not None and same_point not in points:
+        wanted = list(ladder.whole.points)
+        if same_point is not None and same_point not in wanted:
             wanted.append(same_point)
         configs: dict[tuple[Stage, str, Point], Config] = {}
-        common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
         for arm, arm_layer in arms.items():
             for point in wanted:
                 if len(self.faults) > MAX_FAULTS:
                     self._stop_on_faults()
-                values = [_assign(key, value, marks) for key, value in point]
-                self._build_stages(configs, arm, point, [*common, arm_layer, *values])
+                assigned = [_assign(key, value, marks) for key, value in point]
+                self._build_stages(configs, arm, point, [*common, arm_layer, *assigned])
         self._stop_on_faults()
         self._check_distinct(configs, points)
         self._stop_on_faults()
         text = self._text(merge_layers(self._base()))
-        return Plan(self.spec, points, same_point, configs, text)
+        return Plan(self.spec, ladder, same_point, configs, text)
+
+    def _extended(
+        self,
+        values: Mapping[str, Sequence[Any]],
+        arms: Sequence[Sequence[Layer]],
+        marks: Mapping[KeyPath, str],
+    ) -> Grid:
+        """The grid, and how far it may go on: to where an arm does not take the next value."""
+        grid = Grid({key: tuple(tried) for key, tried in values.items()})
+        if not self.spec.each_seed:
+            return grid
+        first = {key: tried[0] for key, tried in values.items()}
+
+        def taken(key: str, value: Any) -> bool:
+            point = [_assign(k, v, marks) for k, v in {**first, key: value}.items()]
+            try:
+                for layers in arms:
+                    build_config([*layers, *point])
+            except ConfigError:
+                return False
+            return True
+
+        ends = {key: go_on(tried, self.spec.extend) for key, tried in values.items()}
+        below, above = (
+            {
+                key: tuple(itertools.takewhile(partial(taken, key), sides[end]))
+                for key, sides in ends.items()
+            }
+            for end in (0, 1)
+        )
+        return replace(grid, below=below, above=above)
 
     # ---------------------------------------------------------------------------------- layers
 
@@ -367,6 +417,8 @@ class _Builder:
             final["train"] = {"test_every": 0}
         tune = Layer({"train": {"test_every": None}, "probes": []}, {})
         configs["tune", arm, point] = build_config([*layers, tune])
+        if self.spec.each_seed:
+            configs["each", arm, point] = configs["tune", arm, point]
         configs["final", arm, point] = build_config([*layers, Layer(final, {})])
 
     def _sets(self, key: str) -> bool:
@@ -401,9 +453,11 @@ class _Builder:
             )
         if spec.tune and not spec.tune_seeds:
             self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
-        for key in ("tune_seeds", "same", "same_as", "follow"):
+        for key in ("tune_seeds", "each_seed", "same", "same_as", "follow"):
             if getattr(spec, key) and not spec.tune:
                 self._fault((key,), "means nothing without `tune`")
+        if "extend" in self.layer.tree and not spec.each_seed:
+            self._fault(("extend",), "means nothing without `each_seed: true`")
 
     def _check_grid(self, grid: Mapping[str, Any], marks: Mapping[KeyPath, str]) -> None:
         for key, values in grid.items():
@@ -414,7 +468,8 @@ class _Builder:
             elif len({repr(_number(value)) for value in values}) < len(values):
                 self.faults[f"{place}: tune.{key}: a value is given twice"] = None
         if not self.faults:
-            count = math.prod(map(len, grid.values())) * len(self.spec.arms)
+            more = 2 * self.spec.extend if self.spec.each_seed else 0
+            count = math.prod(len(values) + more for values in grid.values()) * len(self.spec.arms)
             if count > MAX_CONFIGS:
                 said = f"{count:,} configurations; a study has at most {MAX_CONFIGS:,}"
                 self._fault(("tune",) if grid else ("arms",), said)

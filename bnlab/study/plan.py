@@ -31,14 +31,22 @@ class Study(Plan):
     shared: bool = False
     elsewhere: Mapping[tuple[str, int], RunFiles] = field(default_factory=dict)
 
-    def cells(self, stage: Stage, arm: str, point: Point, runs_dir: Path) -> tuple[Cell, ...]:
-        """One cell per seed."""
+    def cells(
+        self,
+        stage: Stage,
+        arm: str,
+        point: Point,
+        runs_dir: Path,
+        seeds: Sequence[int] | None = None,
+    ) -> tuple[Cell, ...]:
+        """One cell per seed: of these, or of all that the stage has."""
         config = self.configs[stage, arm, point]
         named = arm_label(config) if self.shared else arm
         found = []
-        for seed in self.seeds(stage):
+        for seed in self.seeds(stage) if seeds is None else seeds:
             seeded = config.model_copy(update={"seed": seed})
-            label = " ".join([arm, *(show_point(point),) * bool(point), f"seed {seed}"])
+            words = [arm, *(show_point(point),) * bool(point), f"seed {seed}"]
+            label = " ".join([*words, *("on held-out images",) * (stage == "each")])
             there = self.elsewhere.get((config.hash, seed))
             root = run_path(runs_dir, seeded, named) if there is None else there.root
             found.append(Cell(root, named, label, seeded))

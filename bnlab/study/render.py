@@ -1,15 +1,17 @@
 """A study in words: the matrix, what tuning chose, what is under way, and the closing table."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from bnlab.analysis.choose import Point
 from bnlab.errors import BnlabError
 from bnlab.records import RunDir, epoch_of, read_metrics
 from bnlab.study.estimate import Estimate, budget_excess
 from bnlab.study.executors import Cell
 from bnlab.study.file import show_point, show_value
-from bnlab.study.survey import STATES, Survey
+from bnlab.study.survey import OWN_BEST, STATES, MatrixRow, Survey
 
 
 def render_plan(survey: Survey) -> str:
@@ -36,17 +38,47 @@ def render_choices(survey: Survey) -> str:
     select, tried = survey.study.spec.select, len(survey.study.spec.tune_seeds)
     lines = []
     for arm, choice in survey.choices.items():
-        line = f"{arm}: best {show_point(choice.point)}"
+        each_seed = survey.study.spec.each_seed
+        line = f"{arm}: {'the pilot has its ' * each_seed}best {show_point(choice.point)}"
         line += f" ({select} {show_metric(select, choice.score)})"
         if diverged := survey.tuning_row(arm).counts.get("diverged", 0):
             line += f"; {diverged} of its {tried} tuning runs diverged"
         if len(choice.near) > 1:
             near = ", ".join(show_point(point) for point in choice.near if point != choice.point)
             line += f"; within one standard error: {near}"
-        for key in choice.edges:
-            line += f"; {key} is best at the edge of its grid: extend it"
+        if each_seed:
+            line += f"; {_show_own(survey, arm)}"
+        else:
+            for key in choice.edges:
+                line += f"; {key} is best at the edge of its grid: extend it"
         lines.append(line)
     return "\n".join(lines)
+
+
+def _show_own(survey: Survey, arm: str) -> str:
+    """Where each seed of an arm tunes itself and what they chose, or why none does."""
+    pilot, seeds = survey.pilots[arm], len(survey.study.spec.seeds)
+    if pilot.choice is not None and pilot.stuck:
+        keys = ", ".join(pilot.choice.edges)
+        return (
+            f"its grid goes no further and {keys} is still best at the edge: no final seeds are "
+            f"trained, so there is no verdict on {arm}; widen `tune`, or raise `extend`"
+        )
+    tried = ", ".join(show_point(point) for point in pilot.neighborhood)
+    counts = [
+        f"{len(chose)} chose {show_point(point)}" for point, chose in _chosen(survey, arm).items()
+    ]
+    waiting = seeds - len(survey.own[arm])
+    counts += [f"{waiting} {'have' if waiting > 1 else 'has'} yet to choose"] * bool(waiting)
+    return f"each seed tries {tried}: {', '.join(counts)}"
+
+
+def _chosen(survey: Survey, arm: str) -> dict[Point, list[int]]:
+    """The seeds that chose each point of an arm's neighborhood, without points nobody chose."""
+    chosen: dict[Point, list[int]] = {point: [] for point in survey.pilots[arm].neighborhood}
+    for seed, choice in survey.own[arm].items():
+        chosen[choice.point].append(seed)
+    return {point: seeds for point, seeds in chosen.items() if seeds}
 
 
 def render_results(survey: Survey) -> str:
@@ -55,7 +87,10 @@ def render_results(survey: Survey) -> str:
     keys = [key for key, _ in survey.study.points[0]]
     lines = []
     for result in results(survey):
-        values = [show_value(value) for value in result["values"].values()]
+        if result["values"] is None:
+            values = [_show_spread(result["chosen"], key) for key in keys]
+        else:
+            values = [show_value(value) for value in result["values"].values()]
         shown = "-" if result["mean"] is None else show_metric(report, result["mean"])
         why = [result["why"]] if survey.study.tuned else []
         counts = [str(result["n"]), str(result["diverged"])]
@@ -64,20 +99,41 @@ def render_results(survey: Survey) -> str:
     return render_table(header, lines)
 
 
+def _show_spread(chosen: Sequence[Mapping[str, Any]], key: str) -> str:
+    """`0.03 (2), 0.1 (10)`: the values of a key with how many seeds chose each."""
+    counts: Counter[Any] = Counter()
+    for one in chosen:
+        counts[show_value(one["values"][key])] += len(one["seeds"])
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())
+
+
 def results(survey: Survey) -> list[dict[str, Any]]:
-    """The final stage as plain data; a diverged run counts with the score of guessing."""
-    found = []
+    """The final stage as plain data; a diverged run counts with the score of guessing.
+
+    Where each seed is trained at its own best, `values` is None and `chosen` says which seeds have
+    which.
+    """
+    groups: dict[tuple[str, str], list[MatrixRow]] = {}
     for row in survey.rows:
-        if row.stage == "tune" or row.point is None:
-            continue
-        scores = [result.score(survey.study.spec.report) for result in row.results]
+        if row.stage == "final" and row.point is not None:
+            groups.setdefault((row.arm, row.why), []).append(row)
+    found = []
+    for (arm, why), rows in groups.items():
+        own = why.startswith(OWN_BEST)
+        scores = [
+            result.score(survey.study.spec.report)
+            for row in rows
+            for result in row.results.values()
+        ]
+        chosen = [{"values": dict(row.point or ()), "seeds": list(row.seeds)} for row in rows]
         found.append(
             {
-                "arm": row.arm,
-                "values": dict(row.point),
-                "why": row.why,
+                "arm": arm,
+                "values": None if own else chosen[0]["values"],
+                **({"chosen": chosen} if own else {}),
+                "why": why,
                 "n": len(scores),
-                "diverged": row.counts.get("diverged", 0),
+                "diverged": sum(row.counts.get("diverged", 0) for row in rows),
                 "mean": fmean(scores) if scores else None,
             }
         )
@@ -109,6 +165,7 @@ def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str,
                 "near": [dict(point) for point in choice.near],
                 "on_edge": list(choice.edges),
                 "diverged": survey.tuning_row(arm).counts.get("diverged", 0),
+                **(_own_as_data(survey, arm) if survey.study.spec.each_seed else {}),
             }
             for arm, choice in survey.choices.items()
         },
@@ -120,6 +177,18 @@ def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str,
             if estimate is None
             else {"runs_left": estimate.runs, "seconds_left": estimate.seconds}
         ),
+    }
+
+
+def _own_as_data(survey: Survey, arm: str) -> dict[str, Any]:
+    """What the seeds of an arm chose for themselves; the other keys beside it are the pilot's."""
+    pilot = survey.pilots[arm]
+    return {
+        "stuck": pilot.stuck,
+        "neighborhood": [dict(point) for point in pilot.neighborhood],
+        "chosen": [
+            {"values": dict(point), "seeds": seeds} for point, seeds in _chosen(survey, arm).items()
+        ],
     }
 
 

@@ -1,9 +1,8 @@
 """How far a study is, worked out from the run directories alone; nothing here writes."""
 
-import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -22,11 +21,15 @@ from bnlab.records import (
 )
 from bnlab.records.files import SUMMARY
 from bnlab.study.executors import Cell, last_line, log_path
-from bnlab.study.file import Stage
+from bnlab.study.file import STAGES, Stage
+from bnlab.study.pilot import Pilot, follow_pilot, own_choices
 from bnlab.study.plan import Study
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
 STATES: tuple[State, ...] = ("done", "diverged", "running", "cut off", "failed", "missing")
+
+OWN_BEST = "own best"
+"""Why a final seed is trained where it is, if each tunes for itself."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class MatrixRow:
 
     Attributes:
         point: None as long as tuning has not settled it.
-        why: In the final stage of a tuned study: `best`, `best of ARM`, `same` or `same as ARM`.
-        seeds: Seeds it is trained with.
+        why: In the final stage of a tuned study: `best`, `best of ARM`, `same` or `same as ARM`;
+            where each seed tunes for itself, `own best`, `own best of ARM`, `same as ARM's pilot`.
+        seeds: Seeds it is trained with: of an `own best` those that chose the point.
         cells: One per seed; none while the point is not settled.
         states: How far each cell is.
-        results: Of those that are finished.
+        results: Of those that are finished, by seed.
     """
 
     stage: Stage
@@ -80,7 +84,7 @@ class MatrixRow:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...] = ()
     states: tuple[State, ...] = ()
-    results: tuple[Result, ...] = ()
+    results: Mapping[int, Result] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[State, int]:
@@ -96,26 +100,34 @@ class Survey:
 
     Attributes:
         rows: In the order in which they are trained.
-        choices: The best point of each arm whose tuning is finished.
+        pilots: How far the tuning of each arm is.
+        own: By arm and final seed, what that seed chose, where each seed tunes for itself.
         reasons: Why a cell failed, by run directory.
     """
 
     study: Study
     folder: Path
     rows: tuple[MatrixRow, ...]
-    choices: Mapping[str, Choice]
+    pilots: Mapping[str, Pilot]
+    own: Mapping[str, Mapping[int, Choice]]
     reasons: Mapping[Path, str]
+
+    @cached_property
+    def choices(self) -> Mapping[str, Choice]:
+        """The best point of each arm whose tuning is finished."""
+        return {arm: pilot.choice for arm, pilot in self.pilots.items() if pilot.choice is not None}
 
     @cached_property
     def cells(self) -> dict[Path, tuple[Cell, State]]:
         """Every cell once, by run directory; two rows may share theirs."""
         ordered: dict[Path, tuple[Cell, State]] = {}
-        for stage in ("tune", "final"):
-            rows = [row for row in self.rows if row.stage == stage and row.cells]
+        for stage in STAGES:
+            rows = [row for row in self.rows if row.stage == stage]
+            found = [pair for row in rows for pair in zip(row.cells, row.states, strict=True)]
+            place = {seed: number for number, seed in enumerate(self.study.seeds(stage))}
             # Seed by seed, so that a study that is cut off has as many seeds of each arm.
-            for place in range(max((len(row.cells) for row in rows), default=0)):
-                for row in rows:
-                    ordered[row.cells[place].root] = (row.cells[place], row.states[place])
+            for cell, state in sorted(found, key=lambda pair: place[pair[0].config.seed]):
+                ordered[cell.root] = (cell, state)
         return ordered
 
     @property
@@ -145,44 +157,150 @@ class Survey:
 
 def survey_study(study: Study, runs_dir: Path) -> Survey:
     """Read from the run directories how far a study is; writes nothing."""
-    folder = runs_dir / study.spec.name
-    reasons: dict[Path, str] = {}
-    rows: list[MatrixRow] = []
-    arms = list(study.spec.arms)
-
-    def add(stage: Stage, arm: str, point: Point | None, why: str = "") -> None:
-        if point is None:
-            rows.append(MatrixRow(stage, arm, None, why, study.seeds(stage)))
-            return
-        cells = study.cells(stage, arm, point, runs_dir)
-        looked = [_look(cell, study.files_of(cell), folder, reasons) for cell in cells]
-        states = tuple(state for state, _ in looked)
-        results = tuple(result for _, result in looked if result is not None)
-        rows.append(MatrixRow(stage, arm, point, why, study.seeds(stage), cells, states, results))
-
+    surveyor = _Surveyor(study, runs_dir)
     if not study.tuned:
-        for arm in arms:
-            add("final", arm, ())
-        return Survey(study, folder, tuple(rows), {}, reasons)
+        for arm in study.spec.arms:
+            surveyor.add("final", arm, ())
+        return surveyor.survey({}, {})
+    pilots = {arm: surveyor.pilot(arm) for arm in study.tuned_arms}
+    own = {}
+    if study.spec.each_seed:
+        own = {arm: surveyor.each_seed(arm, pilot) for arm, pilot in pilots.items()}
+    for arm in study.spec.arms:
+        _add_final(surveyor, arm, pilots, own)
+    return surveyor.survey(pilots, own)
 
-    tuned = study.tuned_arms
-    for arm, point in itertools.product(tuned, study.points):
-        add("tune", arm, point)
-    choices = {arm: choice for arm in tuned if (choice := _choose(study, arm, rows)) is not None}
-    best = {arm: choice.point for arm, choice in choices.items()}
-    for arm in arms:
-        if arm in study.spec.follow:
-            leader = study.spec.follow[arm]
-            add("final", arm, best.get(leader), f"best of {leader}")
-            continue
-        add("final", arm, best.get(arm), "best")
-        # Stage 2 of an arm begins when its tuning is over, whichever point it is trained at.
-        if study.same is not None:
-            add("final", arm, study.same if arm in best else None, "same")
-        if study.spec.same_as not in (None, arm):
-            other = best.get(study.spec.same_as or "") if arm in best else None
-            add("final", arm, other, f"same as {study.spec.same_as}")
-    return Survey(study, folder, tuple(rows), choices, reasons)
+
+class _Surveyor:
+    """Adds the rows of a study, looking at each cell."""
+
+    def __init__(self, study: Study, runs_dir: Path) -> None:
+        self.study, self.runs_dir = study, runs_dir
+        self.folder = runs_dir / study.spec.name
+        self.rows: list[MatrixRow] = []
+        self.reasons: dict[Path, str] = {}
+
+    def survey(
+        self, pilots: Mapping[str, Pilot], own: Mapping[str, Mapping[int, Choice]]
+    ) -> Survey:
+        return Survey(self.study, self.folder, tuple(self.rows), pilots, own, self.reasons)
+
+    def add(
+        self,
+        stage: Stage,
+        arm: str,
+        point: Point | None,
+        why: str = "",
+        seeds: Sequence[int] | None = None,
+    ) -> MatrixRow:
+        """A row of all seeds of its stage, or of some."""
+        seeds = self.study.seeds(stage) if seeds is None else tuple(seeds)
+        row = MatrixRow(stage, arm, point, why, seeds)
+        if point is not None:
+            cells = self.study.cells(stage, arm, point, self.runs_dir, seeds)
+            looked = [
+                _look(cell, self.study.files_of(cell), self.folder, self.reasons) for cell in cells
+            ]
+            states = tuple(state for state, _ in looked)
+            results = {
+                seed: result
+                for seed, (_, result) in zip(seeds, looked, strict=True)
+                if result is not None
+            }
+            row = MatrixRow(stage, arm, point, why, seeds, cells, states, results)
+        self.rows.append(row)
+        return row
+
+    def pilot(self, arm: str) -> Pilot:
+        """The tuning of an arm, as far as it is."""
+        tuning: dict[Point, MatrixRow] = {}
+
+        def best_of(points: tuple[Point, ...]) -> Choice | None:
+            for point in points:
+                if point not in tuning:
+                    tuning[point] = self.add("tune", arm, point)
+            tried = {point: tuning[point] for point in points}
+            if any(len(row.results) < len(row.seeds) for row in tried.values()):
+                return None
+            return choose(
+                {point: list(scores.values()) for point, scores in self._scores(tried).items()},
+                images=self._images(tried),
+                higher_is_better=self._higher_is_better,
+            )
+
+        return follow_pilot(self.study.grid, best_of)
+
+    def each_seed(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
+        """What each final seed chose, of those that have tried the whole neighborhood."""
+        if pilot.choice is None:
+            for _ in range(self.study.grid.neighbors):
+                self.add("each", arm, None)
+        tried = {point: self.add("each", arm, point) for point in pilot.neighborhood}
+        return own_choices(
+            self._scores(tried),
+            self.study.spec.seeds,
+            images=self._images(tried),
+            higher_is_better=self._higher_is_better,
+        )
+
+    @property
+    def _higher_is_better(self) -> bool:
+        return self.study.spec.select.endswith("accuracy")
+
+    def _scores(self, rows: Mapping[Point, MatrixRow]) -> dict[Point, dict[int, float]]:
+        select = self.study.spec.select
+        return {
+            point: {seed: result.score(select) for seed, result in row.results.items()}
+            for point, row in rows.items()
+        }
+
+    def _images(self, rows: Mapping[Point, MatrixRow]) -> int:
+        results = [result for row in rows.values() for result in row.results.values()]
+        images = {result.facts.dataset.val_images for result in results}
+        return images.pop() if len(images) == 1 and self._higher_is_better else 0
+
+
+def _add_final(
+    surveyor: _Surveyor,
+    arm: str,
+    pilots: Mapping[str, Pilot],
+    own: Mapping[str, Mapping[int, Choice]],
+) -> None:
+    """The final rows of an arm in a tuned study; none where the best lies outside the grid."""
+    spec = surveyor.study.spec
+    leader = spec.follow.get(arm, arm)
+    of_leader = f" of {leader}" if leader != arm else ""
+    if not spec.each_seed:
+        choice = pilots[leader].choice
+        surveyor.add("final", arm, choice.point if choice else None, f"best{of_leader}")
+    elif not pilots[leader].stuck:
+        _add_own_best(surveyor, arm, pilots[leader], own[leader], f"{OWN_BEST}{of_leader}")
+    if leader != arm or (spec.each_seed and pilots[arm].stuck):
+        return
+    # Stage 2 of an arm begins when its tuning is over, whichever point it is trained at.
+    tuned = pilots[arm].choice is not None
+    if surveyor.study.same is not None:
+        surveyor.add("final", arm, surveyor.study.same if tuned else None, "same")
+    if spec.same_as not in (None, arm):
+        other = pilots[spec.same_as or ""]
+        if not (spec.each_seed and other.stuck):
+            point = other.choice.point if tuned and other.choice else None
+            pilot = "'s pilot" if spec.each_seed else ""
+            surveyor.add("final", arm, point, f"same as {spec.same_as}{pilot}")
+
+
+def _add_own_best(
+    surveyor: _Surveyor, arm: str, pilot: Pilot, chosen: Mapping[int, Choice], why: str
+) -> None:
+    """A row for each value that seeds chose, and one for those that have not chosen yet."""
+    seeds = surveyor.study.spec.seeds
+    for point in pilot.neighborhood:
+        those = [seed for seed in seeds if seed in chosen and chosen[seed].point == point]
+        if those:
+            surveyor.add("final", arm, point, why, those)
+    rest = [seed for seed in seeds if seed not in chosen]
+    if rest:
+        surveyor.add("final", arm, None, why, rest)
 
 
 def _look(
@@ -214,21 +332,3 @@ def _failure(cell: Cell, folder: Path) -> str:
         return ""
     facts = read_facts(run_dir.files)
     return (facts.error or "unknown") if facts.status == "failed" else ""
-
-
-def _choose(study: Study, arm: str, rows: Iterable[MatrixRow]) -> Choice | None:
-    """The best point of an arm, or None until all its tuning runs are finished."""
-    tuning = [row for row in rows if row.stage == "tune" and row.arm == arm]
-    if any(len(row.results) < len(row.seeds) for row in tuning):
-        return None
-    select = study.spec.select
-    images = {result.facts.dataset.val_images for row in tuning for result in row.results}
-    return choose(
-        {
-            row.point: [result.score(select) for result in row.results]
-            for row in tuning
-            if row.point is not None
-        },
-        images=images.pop() if len(images) == 1 and select.endswith("accuracy") else 0,
-        higher_is_better=select.endswith("accuracy"),
-    )
