@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from made_runs import make_run
 
+from bnlab.analysis import load_runs
+from bnlab.claims._evidence import Gathered, RunIndex, gather
 from bnlab.config import Config
 from bnlab.errors import ConfigError
 from bnlab.study.estimate import budget_excess, estimate_left
@@ -229,7 +232,10 @@ def test_the_same_value_for_all_is_the_pilot_s_choice_and_says_so(
 ) -> None:
     found = made(same_as="batch").finish("tune", "each", "final")
     same = [row for row in found.rows if row.why == "same as batch's pilot"]
-    assert [(row.arm, row.point, row.seeds) for row in same] == [("none", at(0.9), (0, 1, 2, 3))]
+    assert [(row.arm, row.point, row.seeds) for row in same] == [
+        ("none", at(0.9), (0, 1, 2, 3)),
+        ("batch", at(0.9), (0, 1, 2, 3)),
+    ]
     found = made(same={LR: 0.1}).finish("tune", "each", "final")
     same = [row for row in found.rows if row.why == "same"]
     assert [(row.arm, row.point) for row in same] == [("none", at(0.1)), ("batch", at(0.1))]
@@ -300,3 +306,63 @@ def test_the_study_is_kept_with_what_makes_it_one_of_this_kind(made: Callable[..
     kept.write_text(study.load().text)
     again = load_study(kept, runs_dir=study.runs)
     assert (again.spec.each_seed, again.spec.extend) == (True, 0)
+
+
+# ------------------------------------------------------------------------- as a claim's evidence
+
+
+def gathered(study: Made) -> Gathered:
+    runs = load_runs([study.runs])[0] if study.runs.exists() else []
+    return gather(study.load(), "quick", RunIndex(runs))
+
+
+def test_claims_count_the_same_runs_as_the_study_however_far_it_is(
+    made: Callable[..., Made],
+) -> None:
+    arms = {
+        "none": {"model.norm": "none"},
+        "batch": {"model.norm": "batch"},
+        "after": {"model.norm": {"name": "batch", "placement": "after_activation"}},
+    }
+    study = made(arms=arms, follow={"after": "batch"}, same_as="batch", seeds=2, tune_seeds=1)
+    while left := [cell for cell, _ in study.survey().unfinished()]:
+        found = gathered(study)
+        assert (found.finished, found.total) == (
+            study.survey().count("done"),
+            study.survey().total,
+        )
+        assert found.evidence is None
+        for cell in left[:5]:
+            study.make(cell)
+    assert gathered(study).evidence is not None
+
+
+def test_evidence_is_every_seed_at_its_own_best_learning_rate(made: Callable[..., Made]) -> None:
+    study = made(same_as="batch")
+    study.finish("tune", "each", "final", score=lambda config: peaked(config) + config.seed / 1e5)
+    found = gathered(study)
+    assert found.evidence is not None
+    best = [0.7 + seed / 1e5 for seed in range(4)]  # at 0.9, 0.3, 0.9, 0.3
+    assert found.evidence.best["batch"] == pytest.approx(best)
+    same = [0.7, 0.60001, 0.70002, 0.60003]  # all at 0.9
+    assert found.evidence.same["batch"] == pytest.approx(same)
+    assert {seed: dict(c.point)[LR] for seed, c in found.own["batch"].items()} == {
+        0: 0.9,
+        1: 0.3,
+        2: 0.9,
+        3: 0.3,
+    }
+    assert found.evidence.chosen == {"none": 0.1, "batch": 0.9}
+    assert list(found.evidence.lrs) == [*GRID, 0.9, 2.7]
+    assert list(np.isnan(found.evidence.sweep["none"][0])) == [False] * 3 + [True] * 2
+    assert found.evidence.edges == ()
+    assert "each final seed tuned for itself" in found.scope
+
+
+def test_an_arm_that_is_best_at_the_edge_is_no_evidence_though_nothing_is_left_to_train(
+    made: Callable[..., Made],
+) -> None:
+    study = made(extend=0)
+    assert study.finish("tune", "each", "final").unfinished() == []
+    found = gathered(study)
+    assert (found.finished, found.stuck, found.evidence) == (found.total, ("batch",), None)

@@ -6,9 +6,10 @@ it was trained for does not matter.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from bnlab.claims._base import CLAIMS, Array, Evidence
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
 from bnlab.study.file import Plan, Stage, load_plan, stored_layer
+from bnlab.study.pilot import Pilot, follow_pilot, own_choices
 
 PRESETS = ("full", "quick", "smoke")
 """From the strongest evidence to none."""
@@ -30,7 +32,11 @@ SMOKE_GUARD = "the preset smoke only proves that everything works; it never give
 
 LR = "optim.lr"
 
-SCORED: Mapping[Stage, str] = {"tune": "val/accuracy", "final": "test/accuracy"}
+SCORED: Mapping[Stage, str] = {
+    "tune": "val/accuracy",
+    "each": "val/accuracy",
+    "final": "test/accuracy",
+}
 
 
 def study_file(name: str) -> Path:
@@ -113,9 +119,11 @@ class Gathered:
         evidence: None until every run is finished.
         runs: The finished runs, in the study's order.
         records: These, and further records of the same runs.
-        choices: What tuning chose, by arm.
+        choices: What tuning chose, by arm; where each seed tunes for itself, what the pilot chose.
         scope: For what a verdict would hold, in words.
         guard: Why no verdict may be built on these runs; "" if nothing stands against one.
+        own: By arm and final seed, what that seed chose, where each seed tunes for itself.
+        stuck: Arms that are then not trained, as their best lies at the edge of the grid.
     """
 
     preset: str
@@ -127,123 +135,203 @@ class Gathered:
     choices: Mapping[str, Choice]
     scope: str
     guard: str
+    own: Mapping[str, Mapping[int, Choice]] = field(default_factory=dict)
+    stuck: tuple[str, ...] = ()
 
 
 def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     """Find the runs of a claim's study."""
     cells = _Cells(plan, index)
-    sweep = {arm: scores for arm in plan.tuned_arms if (scores := cells.sweep(arm)) is not None}
-    choices = {arm: cells.choice(arm, scores) for arm, scores in sweep.items()}
-    chosen = {arm: choice.point for arm, choice in choices.items()}
-    follow, other = plan.spec.follow, plan.spec.same_as
-    leaders = {arm: follow.get(arm, arm) for arm in plan.spec.arms}
-    best = {arm: chosen[leader] for arm, leader in leaders.items() if leader in chosen}
-    if not plan.tuned:
-        best = dict.fromkeys(plan.spec.arms, ())
-    same = dict.fromkeys(chosen, chosen[other]) if other in chosen else {}
-    if plan.same is not None:
-        same = dict.fromkeys(chosen, plan.same)
-    for arm, point in (*best.items(), *same.items()):
-        cells.runs("final", arm, point)
-    rows = len(plan.spec.arms) - len(best)
-    if other is not None and other not in chosen:
-        rows += len(plan.tuned_arms) - 1
-    if plan.same is not None:
-        rows += len(plan.tuned_arms) - len(chosen)
-    # Two arms may turn out to be one configuration, and so share their runs.
-    alike = {plan.configs[key].hash: key for key in cells.found}
-    runs = tuple(run for key in alike.values() for run in cells.found[key].values())
-    total = sum(len(plan.seeds(stage)) for stage, _, _ in alike.values())
-    total += rows * len(plan.spec.seeds)
+    pilots = {arm: cells.pilot(arm) for arm in plan.tuned_arms}
+    stuck = tuple(arm for arm, one in pilots.items() if plan.spec.each_seed and one.stuck)
+    own = {arm: cells.own(arm, one) for arm, one in pilots.items() if plan.spec.each_seed}
+    own |= {arm: own[leader] for arm, leader in plan.spec.follow.items() if leader in own}
+    best, waiting = _best_points(plan, pilots, own)
+    same, unsettled = _same_points(plan, pilots)
+    for arm, points in (*best.items(), *same.items()):
+        cells.final(arm, points)
+    runs = tuple(run for run in cells.asked.values() if run is not None)
+    total = len(cells.asked) + cells.unsettled + waiting + unsettled
+    whole = len(runs) == total and not stuck
     return Gathered(
         preset,
         len(runs),
         total,
-        _evidence(plan, preset, cells, best, same, sweep) if len(runs) == total else None,
+        _evidence(plan, preset, cells, best, same, pilots) if whole else None,
         runs,
         index.all_like(runs),
-        choices,
+        {arm: one.choice for arm, one in pilots.items() if one.choice is not None},
         _scope(plan, preset, runs),
         SMOKE_GUARD if preset == "smoke" else "",
+        own,
+        stuck,
     )
 
 
+Points: TypeAlias = Mapping[int, Point]
+"""By final seed, the point at which it is trained."""
+
+
+def _best_points(
+    plan: Plan, pilots: Mapping[str, Pilot], own: Mapping[str, Mapping[int, Choice]]
+) -> tuple[dict[str, Points], int]:
+    """Where each seed of an arm is trained at its best, and for how many it is not settled."""
+    seeds = plan.spec.seeds
+    if not plan.tuned:
+        return {arm: dict.fromkeys(seeds, ()) for arm in plan.spec.arms}, 0
+    best: dict[str, Points] = {}
+    waiting = 0
+    for arm in plan.spec.arms:
+        leader = plan.spec.follow.get(arm, arm)
+        pilot = pilots[leader]
+        if plan.spec.each_seed:
+            best[arm] = {seed: choice.point for seed, choice in own[leader].items()}
+        elif pilot.choice is not None:
+            best[arm] = dict.fromkeys(seeds, pilot.choice.point)
+        if not (plan.spec.each_seed and pilot.stuck):
+            waiting += len(seeds) - len(best.get(arm, ()))
+    return best, waiting
+
+
+def _same_points(plan: Plan, pilots: Mapping[str, Pilot]) -> tuple[dict[str, Points], int]:
+    """Where all arms are trained at one value, and how many such runs are not settled."""
+    seeds, other = plan.spec.seeds, plan.spec.same_as
+    chosen = {arm: one.choice.point for arm, one in pilots.items() if one.choice is not None}
+    arms = [arm for arm, one in pilots.items() if not (plan.spec.each_seed and one.stuck)]
+    same: dict[str, Points] = {}
+    unsettled = 0
+    if other in arms:
+        if other in chosen:
+            same = {arm: dict.fromkeys(seeds, chosen[other]) for arm in arms if arm in chosen}
+        # At its own best that arm is trained anyway, but for seeds that tune for themselves.
+        needed = [arm for arm in arms if arm != other or plan.spec.each_seed]
+        unsettled += sum(arm not in same for arm in needed) * len(seeds)
+    if plan.same is not None:
+        same = {arm: dict.fromkeys(seeds, plan.same) for arm in arms if arm in chosen}
+        unsettled += (len(arms) - len(same)) * len(seeds)
+    return same, unsettled
+
+
 class _Cells:
-    """The finished runs of a plan, by stage, arm and point; those asked for count as planned."""
+    """The finished runs of a plan; those asked for count as planned.
+
+    Attributes:
+        asked: By configuration and seed, so that arms that turn out alike share their runs; None
+            for a run that is not finished.
+        unsettled: Runs that are needed too, it is not known where.
+    """
 
     def __init__(self, plan: Plan, index: RunIndex) -> None:
         self.plan, self.index = plan, index
-        self.found: dict[tuple[Stage, str, Point], dict[int, Run]] = {}
+        self.asked: dict[tuple[str, int], Run | None] = {}
+        self.unsettled = 0
 
-    def runs(self, stage: Stage, arm: str, point: Point) -> dict[int, Run]:
-        key = (stage, arm, point)
-        if key not in self.found:
-            there = self.index.runs_of(self.plan.configs[key])
-            scored = _results(there.values(), SCORED[stage])
-            self.found[key] = {s: there[s] for s in self.plan.seeds(stage) if s in scored}
-        return self.found[key]
+    def runs(self, stage: Stage, arm: str, point: Point, seeds: Iterable[int]) -> dict[int, Run]:
+        """The finished ones of a stage, by seed."""
+        config = self.plan.configs[stage, arm, point]
+        there = self.index.runs_of(config)
+        scored = _results(there.values(), SCORED[stage])
+        found = {seed: there[seed] for seed in seeds if seed in scored}
+        self.asked.update({(config.hash, seed): found.get(seed) for seed in seeds})
+        return found
 
-    def sweep(self, arm: str) -> Array | None:
-        """Validation scores, (tuning seeds, points); None while one is missing."""
+    def final(self, arm: str, points: Points) -> dict[int, Run]:
+        """The finished final runs of an arm, by seed, each at its own point."""
+        found: dict[int, Run] = {}
+        for seed, point in points.items():
+            found |= self.runs("final", arm, point, [seed])
+        return found
+
+    def pilot(self, arm: str) -> Pilot:
+        """The tuning of an arm, as far as it is."""
+
+        def best_of(points: tuple[Point, ...]) -> Choice | None:
+            seeds = self.plan.spec.tune_seeds
+            tried = {point: self.runs("tune", arm, point, seeds) for point in points}
+            if any(len(runs) < len(seeds) for runs in tried.values()):
+                return None
+            scores = {
+                point: _scores(runs, seeds, SCORED["tune"]).tolist()
+                for point, runs in tried.items()
+            }
+            return choose(scores, images=_val_images(tried))
+
+        return follow_pilot(self.plan.grid, best_of)
+
+    def own(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
+        """What each final seed chose, of those that have tried the whole neighborhood."""
+        seeds = self.plan.spec.seeds
+        if pilot.choice is None:
+            self.unsettled += self.plan.grid.neighbors * len(seeds)
+        tried = {point: self.runs("each", arm, point, seeds) for point in pilot.neighborhood}
+        scores = {point: _results(runs.values(), SCORED["each"]) for point, runs in tried.items()}
+        return own_choices(scores, seeds, images=_val_images(tried))
+
+    def sweep(
+        self, arm: str, pilot: Pilot, points: Iterable[Point], read: Callable[[Run], float]
+    ) -> Array:
+        """A reading of the tuning runs, NaN where an arm was not tried: (tuning seeds, points)."""
         seeds = self.plan.spec.tune_seeds
-        columns = [self.runs("tune", arm, point) for point in self.plan.points]
-        if any(len(column) < len(seeds) for column in columns):
-            return None
-        return np.column_stack([_scores(column, seeds, SCORED["tune"]) for column in columns])
+        columns = [
+            self.runs("tune", arm, point, seeds) if point in pilot.points else {}
+            for point in points
+        ]
+        return np.array(
+            [[read(runs[s]) if s in runs else math.nan for runs in columns] for s in seeds]
+        )
 
-    def choice(self, arm: str, scores: Array) -> Choice:
-        """What tuning chose, from validation scores: (tuning seeds, points)."""
-        runs = [run for p in self.plan.points for run in self.runs("tune", arm, p).values()]
-        by_point = dict(zip(self.plan.points, scores.T.tolist(), strict=True))
-        return choose(by_point, images=images_of(runs, make_metric(SCORED["tune"])))
 
-    def sweep_diverged(self, arm: str) -> Array:
-        """1 for every tuning run that diverged, else 0: (tuning seeds, points)."""
-        columns = [self.runs("tune", arm, point) for point in self.plan.points]
-        seeds = self.plan.spec.tune_seeds
-        return np.array([[float(column[s].diverged) for column in columns] for s in seeds])
+def _validated(run: Run) -> float:
+    return _results([run], SCORED["tune"])[run.seed]
+
+
+def _val_images(tried: Mapping[Point, Mapping[int, Run]]) -> int:
+    runs = [run for by_seed in tried.values() for run in by_seed.values()]
+    return images_of(runs, make_metric(SCORED["tune"]))
 
 
 def _evidence(
     plan: Plan,
     preset: str,
     cells: _Cells,
-    best: Mapping[str, Point],
-    same: Mapping[str, Point],
-    sweep: Mapping[str, Array],
+    best: Mapping[str, Points],
+    same: Mapping[str, Points],
+    pilots: Mapping[str, Pilot],
 ) -> Evidence:
-    def final(points: Mapping[str, Point]) -> dict[str, Array]:
-        return {
-            arm: _scores(cells.runs("final", arm, point), plan.spec.seeds, SCORED["final"])
-            for arm, point in points.items()
-        }
-
+    final = {arm: cells.final(arm, points) for arm, points in best.items()}
+    tried = dict.fromkeys(point for pilot in pilots.values() for point in pilot.points)
+    rising = sorted(tried, key=lr_of)
+    chosen = {arm: pilots[plan.spec.follow.get(arm, arm)].choice for arm in best if plan.tuned}
+    epochs = {
+        arm: plan.configs["final", arm, point].train.epochs
+        for arm, points in best.items()
+        for point in points.values()
+    }
     return Evidence(
-        best=final(best),
-        same=final(same),
-        sweep=_rising(sweep, plan.points),
-        lrs=np.array(sorted(_lr(point) for point in plan.points) if plan.tuned else ()),
-        chosen={arm: _lr(point) for arm, point in best.items()} if plan.tuned else {},
+        best={arm: _scores(runs, plan.spec.seeds, SCORED["final"]) for arm, runs in final.items()},
+        same={
+            arm: _scores(cells.final(arm, points), plan.spec.seeds, SCORED["final"])
+            for arm, points in same.items()
+        },
+        sweep={arm: cells.sweep(arm, one, rising, _validated) for arm, one in pilots.items()},
+        lrs=np.array([lr_of(point) for point in rising]),
+        chosen={arm: lr_of(choice.point) for arm, choice in chosen.items() if choice is not None},
         diverged={
-            arm: np.array([float(there[seed].diverged) for seed in plan.spec.seeds])
-            for arm, point in best.items()
-            for there in (cells.runs("final", arm, point),)
+            arm: np.array([float(runs[seed].diverged) for seed in plan.spec.seeds])
+            for arm, runs in final.items()
         },
-        epochs={arm: plan.configs["final", arm, point].train.epochs for arm, point in best.items()},
+        epochs=epochs,
         seconds={
-            arm: float(np.median([np.median(run.curves["seconds"]) for run in runs]))
-            for arm, point in best.items()
-            if (runs := [r for r in cells.runs("final", arm, point).values() if _timed(r)])
+            arm: float(np.median([np.median(run.curves["seconds"]) for run in timed]))
+            for arm, runs in final.items()
+            if (timed := [run for run in runs.values() if _timed(run)])
         },
-        sweep_diverged=_rising({arm: cells.sweep_diverged(arm) for arm in sweep}, plan.points),
-        readings={
-            arm: _readings(cells.runs("final", arm, point), plan.spec.seeds)
-            for arm, point in best.items()
+        sweep_diverged={
+            arm: cells.sweep(arm, one, rising, lambda run: float(run.diverged))
+            for arm, one in pilots.items()
         },
-        curves={
-            arm: _curves(cells.runs("final", arm, point), plan.spec.seeds)
-            for arm, point in best.items()
-        },
+        readings={arm: _readings(runs, plan.spec.seeds) for arm, runs in final.items()},
+        curves={arm: _curves(runs, plan.spec.seeds) for arm, runs in final.items()},
         preset=preset,
     )
 
@@ -273,14 +361,9 @@ def _timed(run: Run) -> bool:
     return len(seconds) > 0 and bool(np.isfinite(seconds).all())
 
 
-def _lr(point: Point) -> float:
+def lr_of(point: Point) -> float:
+    """The learning rate of a point."""
     return float(dict(point)[LR])
-
-
-def _rising(sweep: Mapping[str, Array], points: Sequence[Point]) -> dict[str, Array]:
-    """Columns in the order of rising learning rates."""
-    order = sorted(range(len(points)), key=lambda i: _lr(points[i])) if sweep else []
-    return {arm: scores[:, order] for arm, scores in sweep.items()}
 
 
 def _scores(runs: Mapping[int, Run], seeds: Sequence[int], tag: str) -> Array:
@@ -314,6 +397,7 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
         f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}",
         f"{len(plan.spec.seeds)} final seeds",
         *([f"{len(plan.spec.tune_seeds)} tuning seeds"] if plan.tuned else []),
+        *(["each final seed tuned for itself"] if plan.spec.each_seed else []),
         *machines,
     ]
     return ", ".join(parts)

@@ -23,7 +23,15 @@ from bnlab.claims._base import (
     Verdict,
     find_claim,
 )
-from bnlab.claims._evidence import PRESETS, Gathered, RunIndex, gather, load_claim_plan, study_file
+from bnlab.claims._evidence import (
+    PRESETS,
+    Gathered,
+    RunIndex,
+    gather,
+    load_claim_plan,
+    lr_of,
+    study_file,
+)
 from bnlab.claims._rule import MIN_N, RULE, judge
 from bnlab.errors import ConfigError
 from bnlab.records import Remark
@@ -132,6 +140,12 @@ def _strongest(name: str, runs_dir: Path, index: RunIndex) -> Gathered:
 def _unfinished(gathered: Gathered) -> Verdict:
     if not gathered.finished:
         return Verdict("NOT TESTED", why="no run of its study is at hand")
+    if gathered.stuck:
+        return Verdict(
+            "NOT TESTED",
+            why=f"the best learning rate of {', '.join(gathered.stuck)} lies at the edge of the "
+            "grid, which goes no further, so its final seeds are not trained",
+        )
     return Verdict(
         "NOT TESTED",
         why=f"{gathered.finished} of at least {gathered.total} runs of the preset "
@@ -247,6 +261,7 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
         {
             "arm": arm,
             "lr": evidence.chosen.get(arm),
+            **_own_as_data(finding.gathered, arm),
             "mean": float(scores.mean()),
             "sd": float(scores.std(ddof=1)) if len(scores) > 1 else None,
             "n": len(scores),
@@ -254,6 +269,12 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
         }
         for arm, scores in evidence.best.items()
     ]
+
+
+def _own_as_data(gathered: Gathered, arm: str) -> dict[str, Any]:
+    """The learning rate of each final seed, where each tuned for itself."""
+    own = gathered.own.get(arm)
+    return {} if own is None else {"lrs": {seed: lr_of(c.point) for seed, c in own.items()}}
 
 
 def explain(claim: Claim) -> str:

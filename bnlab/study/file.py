@@ -103,7 +103,8 @@ class StudyFile(ConfigSection):
     each arm the best value of the grid and the values beside it. Every final seed is trained at
     each of these with images held out, and then on all images at its own best. Costs an arm
     (tuning seeds x grid) + 3 n + n runs; with k tuned keys 3^k n + n. An arm whose best stays at
-    the edge of the grid gets no final runs. `same_as` still means the pilot's choice."""
+    the edge of the grid gets no final runs. `same_as` means the pilot's choice, for that arm too,
+    and is exploratory: it was not tuned with the seeds it is trained with."""
     extend: int = Field(2, ge=0, le=10)
     """With `each_seed`, the most values by which the pilot goes on beyond either end of the grid as
     long as its best lies there: numbers only, in the ratio of the last two. Their runs are in no

@@ -281,8 +281,9 @@ def _add_final(
     tuned = pilots[arm].choice is not None
     if surveyor.study.same is not None:
         surveyor.add("final", arm, surveyor.study.same if tuned else None, "same")
-    if spec.same_as not in (None, arm):
-        other = pilots[spec.same_as or ""]
+    # At its own best the arm itself is trained anyway, but for seeds that tune for themselves.
+    if spec.same_as is not None and (spec.each_seed or spec.same_as != arm):
+        other = pilots[spec.same_as]
         if not (spec.each_seed and other.stuck):
             point = other.choice.point if tuned and other.choice else None
             pilot = "'s pilot" if spec.each_seed else ""
