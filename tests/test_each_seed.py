@@ -10,10 +10,11 @@ import pytest
 import yaml
 from made_runs import make_run
 
-from bnlab.analysis import load_runs
+from bnlab.analysis import Comparison, Options, compare, load_runs
 from bnlab.claims._evidence import Gathered, RunIndex, gather
 from bnlab.config import Config
 from bnlab.errors import ConfigError
+from bnlab.report import write_report
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import Cell
 from bnlab.study.plan import Study, finished_runs, load_study
@@ -366,3 +367,97 @@ def test_an_arm_that_is_best_at_the_edge_is_no_evidence_though_nothing_is_left_t
     assert study.finish("tune", "each", "final").unfinished() == []
     found = gathered(study)
     assert (found.finished, found.stuck, found.evidence) == (found.total, ("batch",), None)
+
+
+# ------------------------------------------------------------------------------------ compared
+
+
+def compared(study: Made, **options: Any) -> Comparison:
+    runs, remarks = load_runs([study.runs])
+    return compare(runs, Options(**options), remarks)
+
+
+def test_runs_of_seeds_that_tuned_for_themselves_are_paired_whatever_their_values(
+    made: Callable[..., Made],
+) -> None:
+    study = made()
+    study.finish("tune", "each", "final", score=lambda config: peaked(config) + config.seed / 1e5)
+    comparison = compared(study)
+    own, *others = comparison.views
+    assert (own.key, own.title) == ("each", "Each seed at its own best lr")
+    assert [(r.n, r.setting) for r in own.results] == [(4, None), (4, None)]
+    [effect] = own.effects
+    assert (effect.method, effect.seeds) == ("paired", (0, 1, 2, 3))
+    assert effect.estimate == pytest.approx(0.1)
+    assert effect.factors == ("model.norm.name",)
+    assert "batch, each seed at its own best lr: 2 at 0.3, 2 at 0.9" in own.notes
+    assert not any("leave out" in note for note in own.notes)
+    # The curves are the pilot's, whose best lies inside.
+    assert [(r.best, r.edge, r.points[0].n) for r in comparison.responses] == [
+        (0.1, None, 2),
+        (0.9, None, 2),
+    ]
+    # Final runs at 0.1 are, of batch, none: at one value for all there are the held-out runs.
+    assert [view.metric.name for view in others] == ["val/accuracy"]
+    write_report(comparison, report := study.file.parent / "report")
+    text = (report / "report.md").read_text()
+    assert "batch (own lr)" in text
+    assert "| own |" in text
+
+
+def test_a_seed_that_chose_the_baseline_s_value_does_not_stand_for_all_seeds_there(
+    made: Callable[..., Made],
+) -> None:
+    study = made()
+    study.finish("tune", "each", "final", score=peaked)
+    comparison = compared(study, baseline="batch")  # best at 0.9, which only two seeds chose
+    assert all(result.n != 2 for view in comparison.views for result in view.results)
+
+
+def test_what_was_tuned_once_for_all_seeds_says_that_the_interval_leaves_it_out(
+    made: Callable[..., Made],
+) -> None:
+    study = made(each_seed=False, tune={LR: [0.03, 0.1, 0.3, 0.9, 2.7]})
+    study.finish("tune", "final")
+    view = compared(study).views[0]
+    assert view.key == "best"
+    assert [result.setting for result in view.results] == [0.1, 0.9]
+    assert (
+        "one lr stands for all seeds: the intervals leave out that tuning might have chosen another"
+    ) in view.notes
+
+
+def test_an_arm_that_follows_is_compared_at_what_each_seed_of_the_other_chose(
+    made: Callable[..., Made],
+) -> None:
+    after = {"model.norm": {"name": "batch", "placement": "after_activation"}}
+    arms = {"none": {"model.norm": "none"}, "batch": {"model.norm": "batch"}, "after": after}
+    study = made(arms=arms, follow={"after": "batch"}, same_as="none")
+    study.finish("tune", "each", "final")
+    comparison = compared(study)
+    assert comparison.views[0].key == "each"
+    assert [result.n for result in comparison.views[0].results] == [4, 4, 4]
+    assert [response.arm for response in comparison.responses] == ["none", "batch"]
+    (same,) = comparison.views[1:]
+    assert [(r.arm, r.setting, r.n) for r in same.results] == [("none", 0.1, 4), ("batch", 0.1, 4)]
+
+
+def test_an_unfinished_study_compares_the_seeds_that_are_through(made: Callable[..., Made]) -> None:
+    study = made()
+    study.finish("tune", "each")
+    for cell, _ in study.survey().unfinished():
+        if cell.config.seed < 3:
+            study.make(cell)
+    assert [result.n for result in compared(study).views[0].results] == [3, 3]
+
+
+def test_seeds_trained_at_another_value_than_their_own_best_did_not_tune_for_themselves(
+    made: Callable[..., Made],
+) -> None:
+    study = made()
+    study.finish("tune", "each")
+    plan = study.load()
+    for arm in plan.spec.arms:
+        for cell in plan.cells("final", arm, at(0.3), study.runs):
+            study.make(cell)
+    assert compared(study).views[0].key == "best"

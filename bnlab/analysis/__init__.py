@@ -3,7 +3,8 @@
 `load_runs` reads; `compare` is pure and computes a `Comparison` once, of which every table, plot
 and file of a report is a view. An *arm* is a configuration up to seed, name and paths. Where arms
 were tried at several values of a tuned key (the learning rate), that key is no part of the arm:
-arms are compared at the same value and each at its best.
+arms are compared at the same value and each at its best, or each seed at its own best where every
+seed tuned for itself.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from bnlab.analysis.course import (
     measure_costs,
     summarize_probes,
 )
+from bnlab.analysis.own_best import Own, find_own_best, pilot_runs
 from bnlab.analysis.provenance import caveats, gather_facts, refuse_mixed, show_fact
 from bnlab.analysis.results import (
     ALPHA,
@@ -91,8 +93,9 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
     final = [arm for arm in arms if arm.runs]
     baseline, reason = choose_baseline(arms if options.baseline else final, options.baseline)
     arms = [baseline, *(arm for arm in arms if arm is not baseline)]
-    responses = tuple(respond(arm, tuned, metric) for arm in arms) if tuned else ()
-    views, cells = make_views(arms, tuned, metric, responses, options.margin)
+    own = find_own_best(arms, tuned) if tuned else {}
+    responses = _responses(arms, tuned, metric, own) if tuned else ()
+    views, cells = make_views(arms, tuned, metric, responses, own, options.margin)
     target, tag = choose_target(cells, options)
     audited = audit(_subject(runs, responses, views[0]))
     return Comparison(
@@ -117,6 +120,15 @@ def compare(runs: Sequence[Run], options: Options, remarks: Sequence[Remark] = (
         audit=audited,
         runs=tuple(kept),
         remarks=tuple(notes),
+    )
+
+
+def _responses(arms: Sequence[Arm], tuned: str, metric: Metric, own: Own) -> tuple[Response, ...]:
+    """Of every arm but those that stand where the seeds of another arm chose to."""
+    return tuple(
+        respond(replace(arm, tuning=pilot_runs(arm, own.get(arm.name, {}))), tuned, metric)
+        for arm in arms
+        if arm.tuning or arm.name not in own
     )
 
 

@@ -1,7 +1,7 @@
 """What a comparison says, as frozen values; all in storage units (accuracy is a fraction)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -91,7 +91,7 @@ class Result:
 
     Attributes:
         arm: Its name.
-        setting: Value of the tuned key; None where nothing is tuned.
+        setting: Value of the tuned key; None where nothing is tuned, or each seed has its own.
         scores: By seed; a diverged run scores chance.
         diverged: Seeds that diverged.
         mean: Mean of the scores.
@@ -125,7 +125,8 @@ class Effect:
     Attributes:
         arm: The treated arm.
         baseline: The control.
-        setting: Value of the tuned key in the treated arm; None where nothing is tuned.
+        setting: Value of the tuned key in the treated arm; None where nothing is tuned, or each
+            seed has its own.
         baseline_setting: The same in the control.
         method: `paired` by seed, `welch` (independent samples), `single` (a difference of single
             runs, which has no interval).
@@ -176,7 +177,8 @@ class View:
     """The arms compared under one rule for the tuned key.
 
     Attributes:
-        key: `only` (nothing is tuned), `best` (each arm at its best) or `same`.
+        key: `only` (nothing is tuned), `best` (each arm at its best), `each` (each seed at its own
+            best) or `same`.
         title: The rule in words.
         notes: What to know about it.
         metric: What is compared; tuning runs are on validation images where the others are not.
@@ -184,7 +186,7 @@ class View:
         effects: One an arm but the baseline.
     """
 
-    key: Literal["only", "best", "same"]
+    key: Literal["only", "best", "each", "same"]
     title: str
     notes: tuple[str, ...]
     metric: Metric
@@ -341,7 +343,7 @@ class Comparison:
         baseline_reason: Why it is that one.
         tuned: Key tuned for each arm, or None.
         views: The primary one first.
-        responses: One an arm, where a key is tuned.
+        responses: One an arm, where a key is tuned; of seeds that tune for themselves, the pilot's.
         target: Accuracy asked for, or None where no run records a curve.
         target_tag: Curve on which it is looked for.
         arrivals: One an arm of the primary view.
@@ -401,3 +403,10 @@ def score_of(run: Finished, metric: Metric) -> float | None:
         return chance
     value = run.final.get(metric.name)
     return value if value is not None and math.isfinite(value) else None
+
+
+def images_of(runs: Sequence[Run], metric: Metric) -> int:
+    """Images that an accuracy was taken on, if all runs agree and say so; else 0."""
+    split = metric.name.partition("/")[0]
+    counts = {getattr(run.facts.dataset, f"{split}_images", 0) for run in runs}
+    return counts.pop() if len(counts) == 1 and metric.name.endswith("accuracy") else 0

@@ -1,7 +1,7 @@
-"""The arms under one rule for the tuned key: as configured, each at its best, all at the same."""
+"""The arms under one rule for the tuned key: as configured, at their best, all at the same."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -10,7 +10,18 @@ import numpy as np
 from bnlab.analysis.arms import runs_at, settings_of
 from bnlab.analysis.choose import Point, choose
 from bnlab.analysis.effects import judge_table, make_effect
-from bnlab.analysis.results import LEVEL, Arm, Metric, Response, Result, View, make_metric, score_of
+from bnlab.analysis.own_best import Own, show_own
+from bnlab.analysis.results import (
+    LEVEL,
+    Arm,
+    Metric,
+    Response,
+    Result,
+    View,
+    images_of,
+    make_metric,
+    score_of,
+)
 from bnlab.analysis.runs import Run
 from bnlab.analysis.stats import mean_interval
 from bnlab.errors import ConfigError
@@ -55,13 +66,6 @@ def respond(arm: Arm, tuned: str, metric: Metric) -> Response:
     return Response(arm.name, judge.name, points, choice)
 
 
-def images_of(runs: Sequence[Run], metric: Metric) -> int:
-    """Images that an accuracy was taken on, if all runs agree and say so; else 0."""
-    split = metric.name.partition("/")[0]
-    counts = {getattr(run.facts.dataset, f"{split}_images", 0) for run in runs}
-    return counts.pop() if len(counts) == 1 and metric.name.endswith("accuracy") else 0
-
-
 Cells: TypeAlias = list[tuple[Arm, float | None, tuple[Run, ...]]]
 
 
@@ -70,6 +74,7 @@ def make_views(
     tuned: str | None,
     metric: Metric,
     responses: Sequence[Response],
+    own: Own,
     margin: float | None,
 ) -> tuple[tuple[View, ...], Cells]:
     """The ways of comparing, the primary one first, and the runs of the primary one."""
@@ -77,14 +82,18 @@ def make_views(
         cells: Cells = [(arm, None, arm.runs) for arm in arms if arm.runs]
         return (_make_view("only", "All arms as configured", (), cells, metric, margin),), cells
     short = tuned.rpartition(".")[2]
-    best, notes = _best_cells(arms, tuned, responses)
-    notes = [*_choice_notes(arms, responses, short), *notes]
-    title = f"Each arm at its best {short}"
-    view = _make_view("best", title, tuple(notes), best, metric, margin)
-    if len({setting for _, setting, _ in best}) == 1:
+    by_arm = {response.arm: response for response in responses}
+    best, notes = _best_cells(arms, tuned, by_arm, own)
+    notes = [*_choice_notes(arms, responses, own, short), *notes]
+    each = all(arm.name in own for arm, _, _ in best)
+    title = f"Each seed at its own best {short}" if each else f"Each arm at its best {short}"
+    view = _make_view("each" if each else "best", title, tuple(notes), best, metric, margin)
+    if not own and len({setting for _, setting, _ in best}) == 1:
         same = f"the best {short} is the same in every arm"
         return (replace(view, notes=(*view.notes, same)) if len(best) > 1 else view,), best
-    shared = _same_cells(arms, tuned, responses[0].best)
+    if arms[0].name not in by_arm:
+        return (view,), best
+    shared = _same_cells(arms, tuned, responses[0].best, own)
     if shared is None:
         return (view,), best
     cells, notes = shared
@@ -97,13 +106,19 @@ def make_views(
 
 
 def _best_cells(
-    arms: Sequence[Arm], tuned: str, responses: Sequence[Response]
+    arms: Sequence[Arm], tuned: str, responses: Mapping[str, Response], own: Own
 ) -> tuple[Cells, list[str]]:
     """Each arm's final runs at its best value, or at the nearest to it in merit that has some."""
     short = tuned.rpartition(".")[2]
     cells: Cells = []
     notes = []
-    for arm, response in zip(arms, responses, strict=True):
+    for arm in arms:
+        if arm.name in own:
+            runs = own[arm.name]
+            cells.append((arm, None, tuple(runs.values())))
+            notes.append(f"{arm.name}, each seed at its own best {short}: {show_own(runs, tuned)}")
+            continue
+        response = responses[arm.name]
         present = settings_of(arm.runs, tuned)
         if not present:
             notes.append(f"{arm.name} has tuning runs only and is left out")
@@ -127,14 +142,17 @@ def _best_cells(
     return cells, notes
 
 
-def _choice_notes(arms: Sequence[Arm], responses: Sequence[Response], short: str) -> list[str]:
-    metrics = sorted({response.metric for response in responses})
+def _choice_notes(
+    arms: Sequence[Arm], responses: Sequence[Response], own: Own, short: str
+) -> list[str]:
+    fixed = [response for response in responses if response.arm not in own]
+    metrics = sorted({response.metric for response in fixed})
     notes = []
     for name in metrics:
         whose = (
             ""
-            if len(metrics) == 1
-            else f" in {_listed(r.arm for r in responses if r.metric == name)}"
+            if len(metrics) == 1 and len(fixed) == len(arms)
+            else f" in {_listed(r.arm for r in fixed if r.metric == name)}"
         )
         if name.startswith("test/"):
             notes.append(
@@ -145,6 +163,12 @@ def _choice_notes(arms: Sequence[Arm], responses: Sequence[Response], short: str
             notes.append(f"the best {short} was chosen on {name} in runs of their own{whose}")
         else:
             notes.append(f"the best {short} was chosen on {name}{whose}")
+    chosen_once = [r for r in fixed if r.metric.startswith("val/") and len(r.points) > 1]
+    if chosen_once:
+        notes.append(
+            f"one {short} stands for all seeds{_whose(chosen_once, arms)}: the intervals leave out "
+            "that tuning might have chosen another"
+        )
     edges = [r for r in responses if r.edge in ("low", "high")]
     if edges:
         notes.append(
@@ -157,9 +181,16 @@ def _choice_notes(arms: Sequence[Arm], responses: Sequence[Response], short: str
     return notes
 
 
-def _same_cells(arms: Sequence[Arm], tuned: str, setting: float) -> tuple[Cells, list[str]] | None:
+def _whose(responses: Sequence[Response], arms: Sequence[Arm]) -> str:
+    named = _listed(response.arm for response in responses)
+    return f" of {named}" if len(responses) < len(arms) else ""
+
+
+def _same_cells(
+    arms: Sequence[Arm], tuned: str, setting: float, own: Own
+) -> tuple[Cells, list[str]] | None:
     """All arms at one value, among final runs or else tuning runs, where more arms have it."""
-    final: Cells = [(arm, setting, runs_at(arm.runs, tuned, setting)) for arm in arms]
+    final: Cells = [(arm, setting, _final_at(arm, tuned, setting, own)) for arm in arms]
     tuning: Cells = [(arm, setting, runs_at(arm.tuning, tuned, setting)) for arm in arms]
     counts = [sum(bool(runs) for _, _, runs in cells) for cells in (final, tuning)]
     chosen = final if counts[0] >= counts[1] else tuning
@@ -173,12 +204,18 @@ def _same_cells(arms: Sequence[Arm], tuned: str, setting: float) -> tuple[Cells,
     return cells, notes
 
 
+def _final_at(arm: Arm, tuned: str, setting: float, own: Own) -> tuple[Run, ...]:
+    """An arm's final runs at a value; none where they are only those of seeds that chose it."""
+    runs = runs_at(arm.runs, tuned, setting)
+    return runs if len(runs) >= len(own.get(arm.name, ())) else ()
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
 def _make_view(
-    key: Literal["only", "best", "same"],
+    key: Literal["only", "best", "each", "same"],
     title: str,
     notes: tuple[str, ...],
     cells: Cells,

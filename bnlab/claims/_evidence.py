@@ -15,7 +15,7 @@ import numpy as np
 
 from bnlab.analysis import Run, make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
-from bnlab.analysis.views import images_of
+from bnlab.analysis.results import images_of
 from bnlab.claims._base import CLAIMS, Array, Evidence
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError

@@ -82,8 +82,16 @@ def short_key(tuned: str | None) -> str:
 
 
 def at_setting(setting: float | None, tuned: str | None) -> str:
-    """` (lr 0.1)`, or nothing where nothing is tuned."""
-    return f" ({short_key(tuned)} {setting:g})" if setting is not None else ""
+    """` (lr 0.1)`, ` (own lr)` where each seed has its own, or nothing where nothing is tuned."""
+    if tuned is None:
+        return ""
+    key = short_key(tuned)
+    return f" (own {key})" if setting is None else f" ({key} {setting:g})"
+
+
+def show_setting(setting: float | None) -> str:
+    """A value of the tuned key; `own` where each seed has its own."""
+    return "own" if setting is None else f"{setting:g}"
 
 
 def margin_of(comparison: Comparison) -> str:

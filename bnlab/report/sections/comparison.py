@@ -16,6 +16,7 @@ from bnlab.report.numbers import (
     score_interval,
     seeds,
     short_key,
+    show_setting,
     standard_deviation,
 )
 from bnlab.report.sections.drawing import drawing
@@ -58,7 +59,7 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
     rows = tuple(
         (
             effect.arm,
-            *((f"{effect.setting:g}",) if effect.setting is not None else ()),
+            *((show_setting(effect.setting),) if settings else ()),
             seeds(effect),
             difference(effect.estimate, metric),
             difference_interval(effect.interval, metric),
@@ -119,7 +120,7 @@ def arms(comparison: Comparison) -> Section:
         rows = tuple(
             (
                 result.arm,
-                *((f"{result.setting:g}",) if result.setting is not None else ()),
+                *((show_setting(result.setting),) if c.tuned else ()),
                 str(result.n),
                 str(len(result.diverged)),
                 score(result.mean, view.metric),
