@@ -201,7 +201,7 @@ def test_stopped_runs_are_gone_on_with(
     watch(lambda _root: Stops())
     assert [end.ending for end in execute("inline", one, jobs=1, stop=stop)] == ["stopped"]
     watch(lambda _root: Watcher())
-    assert [end.ending for end in execute("threads", one, jobs=1)] == ["diverged"]
+    assert [end.ending for end in execute("threads", one, jobs=1)] == ["done"]
     assert_same_run(tmp_path / "alone", tmp_path / "cut")
 
 
@@ -317,9 +317,9 @@ def test_runs_in_threads_share_one_copy_of_the_data(
 ) -> None:
     loaded: list[Any] = []
 
-    def load(config: Any) -> Any:
+    def load(config: Any, progress: Any) -> Any:
         loaded.append(config)
-        return load_splits(config)
+        return load_splits(config, progress)
 
     monkeypatch.setattr(trainer, "load_splits", load)
     cells = [

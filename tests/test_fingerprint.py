@@ -1,4 +1,5 @@
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def test_arms_share_every_file_but_their_norm(tiny_config: MakeConfig) -> None:
     differing = one.keys() ^ two.keys()
     assert differing == {"training/norms/none.py", "training/norms/batch.py"}
     assert all(one[file] == two[file] for file in one.keys() & two.keys())
+
+
+def test_threads_may_ask_at_the_same_time(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    expected = code_of(config)
+    for _ in range(5):
+        fingerprint.cache_clear()
+        module._imports.cache_clear()
+        with ThreadPoolExecutor(8) as threads:
+            found = list(threads.map(lambda _: code_of(config), range(8)))
+        assert found == [expected] * 8
 
 
 def test_probes_change_no_fingerprint(tiny_config: MakeConfig) -> None:

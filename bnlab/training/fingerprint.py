@@ -12,6 +12,7 @@ is bnlab's own, for Python's differs from version to version.
 import ast
 import hashlib
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -106,8 +107,14 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(_text(tree).encode()).hexdigest()[:16]
 
 
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of a tree for all threads in one place: two that parse at a time end
+in a SystemError."""
+
+
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    with _PARSING:
+        return ast.parse(path.read_text(encoding="utf-8"))
 
 
 class _Bare(ast.NodeTransformer):
