@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -72,6 +74,21 @@ def test_no_output_holds_more_than_the_text_of_a_name(attack: str) -> None:
     assert "<img" not in page
     assert "\n# b" not in render_markdown(attack, there)
     assert "\\n# b" in typed.getvalue() or "\n" not in attack
+
+
+def test_a_terminal_gets_no_escape_sequence_by_way_of_a_warning_or_an_error() -> None:
+    script = (
+        "import logging, sys; from bnlab import cli; from bnlab.errors import BnlabError\n"
+        "def app():\n"
+        "    logging.getLogger('bnlab').warning('%s: damaged', '\x1b[31mred')\n"
+        "    raise BnlabError('\x1b]0;title\x07: unreadable')\n"
+        "cli.app = app; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == ("bnlab: \\x1b[31mred: damaged\nbnlab: \\x1b]0;title\\x07: unreadable\n")
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

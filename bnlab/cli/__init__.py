@@ -4,7 +4,6 @@ Heavy libraries load inside the commands, so that `--help` and a mistyped flag a
 """
 
 import errno
-import logging
 import sys
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 
 from bnlab import __version__
 from bnlab.cli import bench, claims, compare, data, runs, study, train
-from bnlab.cli.output import prepare_streams, print_line
+from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 from bnlab.training.signals import StoppedError, exit_on_signal, raise_on_signal
 
@@ -53,7 +52,7 @@ def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
     raise_on_signal()
     prepare_streams()
-    logging.basicConfig(format="bnlab: %(message)s", level=logging.WARNING)
+    warn_on_stderr()
     try:
         app()
     except StoppedError as stopped:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,20 @@ def prepare_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open
     sys.stderr = cast("TextIO", _Unheard(sys.stderr))
     _replace_what_cannot_be_encoded()
+
+
+class _Shown(logging.Formatter):
+    """Warnings quote files and runs, which may be anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_lines(super().format(record))
+
+
+def warn_on_stderr() -> None:
+    """Print what the package warns of as a command's other remarks."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Shown("bnlab: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
 
 
 def _replace_what_cannot_be_encoded() -> None:
