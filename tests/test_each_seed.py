@@ -11,10 +11,12 @@ import yaml
 from made_runs import make_run
 
 from bnlab.analysis import Comparison, Options, compare, load_runs
+from bnlab.claims import CLAIMS, Finding, Verdict, as_data
 from bnlab.claims._evidence import Gathered, RunIndex, gather
 from bnlab.config import Config
 from bnlab.errors import ConfigError
 from bnlab.report import write_report
+from bnlab.report.claims import _arms as arms_table
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import Cell
 from bnlab.study.plan import Study, finished_runs, load_study
@@ -347,16 +349,15 @@ def test_evidence_is_every_seed_at_its_own_best_learning_rate(made: Callable[...
     assert found.evidence.best["batch"] == pytest.approx(best)
     same = [0.7, 0.60001, 0.70002, 0.60003]  # all at 0.9
     assert found.evidence.same["batch"] == pytest.approx(same)
-    assert {seed: dict(c.point)[LR] for seed, c in found.own["batch"].items()} == {
-        0: 0.9,
-        1: 0.3,
-        2: 0.9,
-        3: 0.3,
-    }
+    assert found.own_lrs("batch") == {0: 0.9, 1: 0.3, 2: 0.9, 3: 0.3}
     assert found.evidence.chosen == {"none": 0.1, "batch": 0.9}
     assert list(found.evidence.lrs) == [*GRID, 0.9, 2.7]
     assert list(np.isnan(found.evidence.sweep["none"][0])) == [False] * 3 + [True] * 2
     assert found.evidence.edges == ()
+    finding = Finding(CLAIMS["accuracy"], found, None, Verdict("NOT TESTED"), "", ())
+    (arms,) = (arm for arm in as_data([finding])["claims"][0]["arms"] if arm["arm"] == "batch")
+    assert (arms["lr"], arms["lrs"]) == (0.9, {0: 0.9, 1: 0.3, 2: 0.9, 3: 0.3})
+    assert [row[1] for row in arms_table(finding).rows] == ["0.1 (4)", "0.3 (2), 0.9 (2)"]
     assert "each final seed tuned for itself" in found.scope
 
 
@@ -399,6 +400,7 @@ def test_runs_of_seeds_that_tuned_for_themselves_are_paired_whatever_their_value
     ]
     # Final runs at 0.1 are, of batch, none: at one value for all there are the held-out runs.
     assert [view.metric.name for view in others] == ["val/accuracy"]
+    assert "0.1 is the best of none, the baseline, in its pilot runs" in others[0].notes
     write_report(comparison, report := study.file.parent / "report")
     text = (report / "report.md").read_text()
     assert "batch (own lr)" in text

@@ -101,7 +101,8 @@ def make_views(
         # Tuning runs never look at the test set.
         metric = make_metric("val/accuracy")
     title = f"All arms at the same {short}, {responses[0].best:g}"
-    reason = f"{responses[0].best:g} is the best of {arms[0].name}, the baseline"
+    pilot = ", in its pilot runs" * (arms[0].name in own)
+    reason = f"{responses[0].best:g} is the best of {arms[0].name}, the baseline{pilot}"
     return (view, _make_view("same", title, (reason, *notes), cells, metric, margin)), best
 
 

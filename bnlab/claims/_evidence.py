@@ -138,6 +138,10 @@ class Gathered:
     own: Mapping[str, Mapping[int, Choice]] = field(default_factory=dict)
     stuck: tuple[str, ...] = ()
 
+    def own_lrs(self, arm: str) -> dict[int, float]:
+        """The learning rate that each final seed chose; nothing where one stands for all."""
+        return {seed: _lr(choice.point) for seed, choice in self.own.get(arm, {}).items()}
+
 
 def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     """Find the runs of a claim's study."""
@@ -300,7 +304,7 @@ def _evidence(
 ) -> Evidence:
     final = {arm: cells.final(arm, points) for arm, points in best.items()}
     tried = dict.fromkeys(point for pilot in pilots.values() for point in pilot.points)
-    rising = sorted(tried, key=lr_of)
+    rising = sorted(tried, key=_lr)
     chosen = {arm: pilots[plan.spec.follow.get(arm, arm)].choice for arm in best if plan.tuned}
     epochs = {
         arm: plan.configs["final", arm, point].train.epochs
@@ -314,8 +318,8 @@ def _evidence(
             for arm, points in same.items()
         },
         sweep={arm: cells.sweep(arm, one, rising, _validated) for arm, one in pilots.items()},
-        lrs=np.array([lr_of(point) for point in rising]),
-        chosen={arm: lr_of(choice.point) for arm, choice in chosen.items() if choice is not None},
+        lrs=np.array([_lr(point) for point in rising]),
+        chosen={arm: _lr(choice.point) for arm, choice in chosen.items() if choice is not None},
         diverged={
             arm: np.array([float(runs[seed].diverged) for seed in plan.spec.seeds])
             for arm, runs in final.items()
@@ -361,8 +365,7 @@ def _timed(run: Run) -> bool:
     return len(seconds) > 0 and bool(np.isfinite(seconds).all())
 
 
-def lr_of(point: Point) -> float:
-    """The learning rate of a point."""
+def _lr(point: Point) -> float:
     return float(dict(point)[LR])
 
 

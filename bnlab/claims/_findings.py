@@ -29,7 +29,6 @@ from bnlab.claims._evidence import (
     RunIndex,
     gather,
     load_claim_plan,
-    lr_of,
     study_file,
 )
 from bnlab.claims._rule import MIN_N, RULE, judge
@@ -261,7 +260,7 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
         {
             "arm": arm,
             "lr": evidence.chosen.get(arm),
-            **_own_as_data(finding.gathered, arm),
+            **({"lrs": own} if (own := finding.gathered.own_lrs(arm)) else {}),
             "mean": float(scores.mean()),
             "sd": float(scores.std(ddof=1)) if len(scores) > 1 else None,
             "n": len(scores),
@@ -269,12 +268,6 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
         }
         for arm, scores in evidence.best.items()
     ]
-
-
-def _own_as_data(gathered: Gathered, arm: str) -> dict[str, Any]:
-    """The learning rate of each final seed, where each tuned for itself."""
-    own = gathered.own.get(arm)
-    return {} if own is None else {"lrs": {seed: lr_of(c.point) for seed, c in own.items()}}
 
 
 def explain(claim: Claim) -> str:

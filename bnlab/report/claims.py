@@ -1,6 +1,7 @@
 """The claims and their verdicts as sections, for the terminal and as a page."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,13 +234,12 @@ def _arms(finding: Finding) -> Table:
     rows = []
     evidence = finding.gathered.evidence
     for arm, scores in evidence.best.items() if evidence is not None else ():
-        lr = evidence.chosen.get(arm) if evidence is not None else None
         spread = f"{100 * scores.std(ddof=1):.2f}" if len(scores) > 1 else MISSING
         failed = evidence.diverged.get(arm) if evidence is not None else None
         rows.append(
             (
                 arm,
-                MISSING if lr is None else f"{lr:g}",
+                _show_lr(finding, arm),
                 f"{100 * scores.mean():.2f}",
                 spread,
                 str(len(scores)),
@@ -255,6 +255,16 @@ def _arms(finding: Finding) -> Table:
         Column("diverged"),
     )
     return Table("Arms", columns, tuple(rows))
+
+
+def _show_lr(finding: Finding, arm: str) -> str:
+    """`0.1`, or `0.03 (2), 0.1 (10)` where each seed chose its own."""
+    evidence = finding.gathered.evidence
+    own = Counter(finding.gathered.own_lrs(arm).values())
+    if own:
+        return ", ".join(f"{lr:g} ({count})" for lr, count in sorted(own.items()))
+    lr = evidence.chosen.get(arm) if evidence is not None else None
+    return MISSING if lr is None else f"{lr:g}"
 
 
 def _change(finding: Finding) -> str:
