@@ -19,7 +19,10 @@ from bnlab.analysis import (
     make_metric,
     show_fact,
 )
+from bnlab.analysis.stats import paired_interval
 from bnlab.errors import ConfigError, RefusedError
+from bnlab.report.blocks import Table
+from bnlab.report.sections.comparison import divergence
 
 NONE = {"model.norm.name": "none"}
 AFTER = {"model.norm.placement": "after_activation"}
@@ -288,6 +291,30 @@ def test_a_diverged_run_counts_as_chance_and_is_not_dropped(tmp_path: Path) -> N
     assert result.diverged == (3,)
     assert result.mean == pytest.approx((sum(OFF[:3]) + 0.1) / 4)
     assert result.survivors_mean == pytest.approx(sum(OFF[:3]) / 3)
+
+
+def test_failures_and_the_pairs_that_trained_are_told_apart(tmp_path: Path) -> None:
+    make_arm(tmp_path, [*OFF[:3], 0.7], NONE)
+    make_arm(tmp_path, ON[:3], {})
+    make_run(tmp_path, seed=3, status="diverged")
+    comparison = compared(tmp_path)
+    effect = only_effect(comparison)
+    gains = np.subtract(ON[:3], OFF[:3])
+    assert effect.method == "paired"
+    assert effect.estimate == pytest.approx((gains.sum() + 0.1 - 0.7) / 4)
+    assert effect.trained == paired_interval(ON[:3], OFF[:3])
+    assert effect.failures_p == 1.0
+    section = divergence(comparison)
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    assert tables[0].rows[0][1] == "1 of 4 (5 to 70 %)"
+    assert tables[1].rows[0][2] == "0 of 4 (at most 49 %)"
+
+
+def test_without_failures_nothing_is_set_apart(tmp_path: Path) -> None:
+    make_arm(tmp_path, OFF[:3], NONE)
+    make_arm(tmp_path, ON[:3], {})
+    effect = only_effect(compared(tmp_path))
+    assert (effect.trained, effect.failures_p) == (None, None)
 
 
 def test_chance_is_one_over_the_classes_and_ln_classes_for_a_loss() -> None:

@@ -100,7 +100,7 @@ def norm_count(model, sample):
 CLAIM = """
 from pathlib import Path
 
-from bnlab.claims import CLAIMS, Claim, judge_effect, make_contrast
+from bnlab.claims import CLAIMS, Claim, make_contrast
 
 
 def measure(evidence):
@@ -118,9 +118,9 @@ CLAIMS.register("rms_helps")(
         smallest_effect=0.005,
         reason="Half a point.",
         unit="pp",
-        arms=("none", "rms"),
+        treated=("rms",),
+        control=("none",),
         measure=measure,
-        judge=judge_effect,
         study=Path(__file__).with_name("rms_helps.yaml"),
     )
 )
@@ -130,8 +130,8 @@ STUDY = """
 set: {dataset.name: shades, model.name: stripped, model.widths: [8], train.epochs: 2}
 arms: {none: {model.norm: none}, rms: {model.norm: rms}}
 presets:
-  full: {seeds: 9}
-  quick: {seeds: 9}
+  full: {seeds: 10}
+  quick: {seeds: 10}
   smoke: {seeds: 2}
 """
 

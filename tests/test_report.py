@@ -353,7 +353,7 @@ def test_the_terminal_shows_the_tables_within_its_width(
     assert re.search(
         r"batch-after_activation +7 +\+4\.15 +\+4\.\d\d to \+4\.\d\d +0\.016 +higher", out
     )
-    assert re.search(r"none +1 of 8 +9 +70\.\d\d", out)
+    assert re.search(r"none +1 of 8 \(2 to 47 %\) +9 +70\.\d\d", out)
     assert "running; left out" in out
     assert "\x1b" not in out
     assert err == f"report: {study / 'report' / 'report.html'}\n"

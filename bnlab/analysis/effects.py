@@ -10,7 +10,10 @@ from bnlab.analysis.arms import differing_factors
 from bnlab.analysis.results import ALPHA, LEVEL, Answer, Arm, Effect, Metric, score_of
 from bnlab.analysis.runs import Run
 from bnlab.analysis.stats import (
+    Interval,
+    fisher_p,
     holm,
+    mean_interval,
     paired_correlation,
     paired_interval,
     paired_tost,
@@ -67,6 +70,13 @@ def make_effect(
         baseline_seeds=base_seeds,
         estimate=float(np.mean(a) - np.mean(b)),
     )
+    failed = [treated[seed].diverged for seed in seeds], [control[s].diverged for s in base_seeds]
+    if any(failed[0]) or any(failed[1]):
+        effect = replace(
+            effect,
+            trained=_trained(a, b, *failed, paired=bool(paired)),
+            failures_p=fisher_p(sum(failed[0]), len(a), sum(failed[1]), len(b)),
+        )
     if min(len(a), len(b)) < 2:
         return effect
     if paired:
@@ -78,6 +88,25 @@ def _value(run: Run, metric: Metric) -> float:
     score = score_of(run, metric)
     assert score is not None
     return score
+
+
+def _trained(
+    a: Sequence[float],
+    b: Sequence[float],
+    a_failed: Sequence[bool],
+    b_failed: Sequence[bool],
+    *,
+    paired: bool,
+) -> Interval | None:
+    """The difference without runs that diverged; None where fewer than two are left."""
+    if paired:
+        kept = [
+            x - y for x, y, *failed in zip(a, b, a_failed, b_failed, strict=True) if not any(failed)
+        ]
+        return mean_interval(kept, LEVEL) if len(kept) > 1 else None
+    left = [x for x, failed in zip(a, a_failed, strict=True) if not failed]
+    right = [x for x, failed in zip(b, b_failed, strict=True) if not failed]
+    return welch_interval(left, right, LEVEL) if min(len(left), len(right)) > 1 else None
 
 
 def _pairing_faults(

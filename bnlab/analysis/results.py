@@ -134,8 +134,11 @@ class Effect:
         factors: Configuration keys in which the arms differ.
         seeds: Seeds behind it: pairs, or those of the treated arm.
         baseline_seeds: Those of the control.
-        estimate: Mean difference, in storage units.
+        estimate: Mean difference, in storage units; a run that diverged scores chance.
         interval: 95 % interval of it, not adjusted for the other effects.
+        trained: Where a run diverged: the same over the seeds on which both arms trained (of
+            independent samples, over the runs that did), exploratory; None with fewer than two.
+        failures_p: Fisher's exact test that both arms diverge equally often, two-sided.
         p: Exact sign-flip p (paired) or permutation p (welch), two-sided.
         p_holm: The same, adjusted over the table.
         equivalence: Two one-sided tests within the margin, where one was given.
@@ -157,6 +160,8 @@ class Effect:
     baseline_seeds: tuple[int, ...]
     estimate: float
     interval: Interval | None = None
+    trained: Interval | None = None
+    failures_p: float | None = None
     p: float | None = None
     p_holm: float | None = None
     equivalence: Equivalence | None = None

@@ -25,6 +25,7 @@ from bnlab.claims._base import (
     make_contrast,
     make_median_contrast,
     named_range,
+    show_count,
     show_effect,
     show_limits,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "make_median_contrast",
     "named_range",
     "refuse_bending",
+    "show_count",
     "show_effect",
     "show_limits",
     "show_smallest",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from bnlab.analysis import Comparison, Effect, View, make_metric
+from bnlab.claims import show_count
 from bnlab.report.blocks import Block, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import (
     MISSING,
@@ -100,7 +101,10 @@ def _effect_notes(comparison: Comparison, view: View) -> Iterable[str]:
         unpaired = [line for line in effect.audit if not line.startswith("paired")]
         yield from (f"{effect.arm}: {line}" for line in unpaired)
     if view.metric.chance(10) is not None and any(r.diverged for r in view.results):
-        yield "runs that diverged count as chance; see Divergence"
+        yield (
+            "runs that diverged count as chance, which makes an effect with any exploratory; "
+            "Divergence has failures and scores apart"
+        )
 
 
 def arms(comparison: Comparison) -> Section:
@@ -152,7 +156,7 @@ def divergence(comparison: Comparison) -> Section:
             mean = score(result.survivors_mean, make_metric(name))
             rows[result.arm, result.setting] = (
                 f"{result.arm}{at_setting(result.setting, c.tuned)}",
-                f"{len(result.diverged)} of {result.n}",
+                show_count(len(result.diverged), result.n),
                 ", ".join(map(str, result.diverged)),
                 mean if name == c.metric.name or mean == MISSING else f"{mean} ({name})",
             )
@@ -171,8 +175,59 @@ def divergence(comparison: Comparison) -> Section:
         Column("seeds", numeric=False),
         Column("mean of survivors"),
     )
-    note = "the mean of survivors is conditional on not diverging: it is no estimate for the arm"
+    notes = (
+        "beside a count, Wilson's 95 % limits of the share that diverges",
+        "the mean of survivors is conditional on not diverging: it is no estimate for the arm",
+    )
     lead = f"Training broke down or ended no better than guessing in these runs. {counted}"
     return Section(
-        "divergence", "Divergence", (Text(lead), Table("", columns, tuple(rows.values()), (note,)))
+        "divergence",
+        "Divergence",
+        (
+            Text(lead),
+            Table("", columns, tuple(rows.values()), notes),
+            *(
+                _apart(view)
+                for view in c.views
+                if any(e.failures_p is not None for e in view.effects)
+            ),
+        ),
     )
+
+
+def _apart(view: View) -> Table:
+    """What the arms' failures and the runs that trained say, each by itself."""
+    rows = tuple(
+        (
+            f"{effect.arm} against {effect.baseline}",
+            *(
+                show_count(len(result.diverged), result.n)
+                for arm in (effect.arm, effect.baseline)
+                for result in view.results
+                if result.arm == arm
+            ),
+            p_value(effect.failures_p),
+            difference(effect.trained.estimate, view.metric) if effect.trained else MISSING,
+            difference_interval(effect.trained, view.metric),
+            difference(effect.estimate, view.metric),
+        )
+        for effect in view.effects
+        if effect.failures_p is not None
+    )
+    columns = (
+        Column("effect", numeric=False),
+        Column("diverged"),
+        Column("of the baseline"),
+        Column("p (Fisher)"),
+        Column("both trained"),
+        Column("95 % interval"),
+        Column("scored at chance"),
+    )
+    notes = (
+        (
+            "both trained: the effect over the seeds on which neither arm diverged (of independent "
+            "samples, over the runs that did not)"
+        ),
+        "scored at chance: the effect of the other tables, failures and scores mixed; exploratory",
+    )
+    return Table(f"{view.title}, failures apart", columns, rows, notes)
