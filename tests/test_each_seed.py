@@ -11,6 +11,8 @@ import yaml
 from made_runs import make_run
 
 from bnlab.analysis import Comparison, Options, compare, load_runs
+from bnlab.analysis.arms import make_arms
+from bnlab.analysis.own_best import find_own_best
 from bnlab.claims import CLAIMS, Finding, Verdict, as_data
 from bnlab.claims._evidence import Gathered, RunIndex, gather
 from bnlab.config import Config
@@ -463,3 +465,17 @@ def test_seeds_trained_at_another_value_than_their_own_best_did_not_tune_for_the
         for cell in plan.cells("final", arm, at(0.3), study.runs):
             study.make(cell)
     assert compared(study).views[0].key == "best"
+
+
+def test_values_without_order_are_all_neighbors_and_no_comparison_takes_them_for_numbers(
+    made: Callable[..., Made],
+) -> None:
+    names = ["he_normal", "torch_default"]
+    study = made(tune={"model.init.name": names}, set={"dataset.val_size": 40, LR: 0.1})
+    study.finish("tune", "each", "final", score=lambda config: 0.5 + config.seed / 1e5)
+    assert rows_of(study.survey(), "final", "none") == {
+        (("model.init.name", "he_normal"),): (0, 1, 2, 3)
+    }
+    arms, _ = make_arms(load_runs([study.runs])[0], "model.init.name", [])
+    assert all(arm.tuning for arm in arms)
+    assert find_own_best(arms, "model.init.name") == {}

@@ -53,8 +53,10 @@ def _own_best(arm: Arm, tuned: str) -> dict[int, Run]:
     for name in ("val/accuracy", "val/loss"):
         judge = make_metric(name)
         chosen = {run.seed: _best_of(held[run.seed], tuned, judge) for run in arm.runs}
-        if chosen and all((seed, best) in final for seed, best in chosen.items()):
-            return {seed: final[seed, best] for seed, best in chosen.items()}
+        found = {seed: final.get((seed, best)) for seed, best in chosen.items() if best is not None}
+        own = {seed: run for seed, run in found.items() if run is not None}
+        if own and len(own) == len(chosen):
+            return own
     return {}
 
 
