@@ -13,7 +13,6 @@ from bnlab import __version__
 from bnlab.cli import bench, claims, compare, data, runs, study, train
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
-from bnlab.training.signals import StoppedError, exit_on_signal, raise_on_signal
 
 app = typer.Typer(
     name="bnlab",
@@ -50,6 +49,8 @@ def _bnlab(
 
 def main() -> None:
     """Run the command line; a mistake of the user's gets one message and an exit code."""
+    from bnlab.training.signals import StoppedError, exit_on_signal, raise_on_signal
+
     raise_on_signal()
     prepare_streams()
     warn_on_stderr()
