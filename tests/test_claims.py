@@ -33,10 +33,10 @@ from bnlab.claims import (
     stored_study,
     study_file,
 )
-from bnlab.claims._base import (
+from bnlab.claims._base import SCORED_AS_GUESSES
+from bnlab.claims._contrast import (
     CLAIM_ALPHA,
     NAMING,
-    SCORED_AS_GUESSES,
     make_contrast,
     named_range,
 )
@@ -54,7 +54,8 @@ from bnlab.config import Config
 from bnlab.errors import ConfigError
 from bnlab.records import RunFacts
 from bnlab.report.claims import write_claims
-from bnlab.study.file import Plan, load_plan
+from bnlab.study.file import Plan
+from bnlab.study.load import load_plan
 from bnlab.study.plan import load_shared_study
 from bnlab.study.survey import survey_study
 

@@ -23,7 +23,8 @@ from bnlab.claims import (
     make_contrast,
     make_median_contrast,
 )
-from bnlab.claims._base import CLAIM_ALPHA, SCORED_AS_GUESSES
+from bnlab.claims._base import SCORED_AS_GUESSES
+from bnlab.claims._contrast import CLAIM_ALPHA
 
 Array = NDArray[np.float64]
 

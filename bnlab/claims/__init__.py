@@ -6,22 +6,24 @@ Nothing here imports torch: verdicts come from the run directories.
 """
 
 from bnlab.claims._base import (
+    CLAIMS,
+    Claim,
+    Verdict,
+    best_lrs,
+    divergences,
+    find_claim,
+)
+from bnlab.claims._contrast import (
     ALPHA,
     CLAIM_LEVEL,
-    CLAIMS,
     ROOM,
     Chart,
-    Claim,
     Contrast,
     Detail,
     Evidence,
     Failures,
     Line,
-    Verdict,
-    best_lrs,
     detail,
-    divergences,
-    find_claim,
     make_contrast,
     make_median_contrast,
     named_range,

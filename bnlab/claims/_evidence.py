@@ -16,10 +16,12 @@ import numpy as np
 from bnlab.analysis import Run, make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.analysis.results import images_of
-from bnlab.claims._base import CLAIMS, Array, Evidence
+from bnlab.claims._base import CLAIMS
+from bnlab.claims._contrast import Array, Evidence
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
-from bnlab.study.file import Plan, Stage, load_plan, stored_layer
+from bnlab.study.file import Plan, Stage
+from bnlab.study.load import load_plan, stored_layer
 from bnlab.study.pilot import Pilot, follow_pilot, own_choices
 
 PRESETS = ("full", "quick", "smoke")

@@ -11,17 +11,19 @@ from bnlab.analysis import load_runs
 from bnlab.analysis.audit import Audited, Subject, audit, audit_as_data, barring
 from bnlab.analysis.stats import Interval, wilson_interval
 from bnlab.claims._base import (
+    CLAIMS,
+    Claim,
+    Verdict,
+    find_claim,
+)
+from bnlab.claims._contrast import (
     CLAIM_ALPHA,
     CLAIM_LEVEL,
-    CLAIMS,
     LEVEL,
     SCALES,
     Array,
-    Claim,
     Contrast,
     Failures,
-    Verdict,
-    find_claim,
 )
 from bnlab.claims._evidence import (
     PRESETS,

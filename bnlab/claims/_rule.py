@@ -21,14 +21,13 @@ from bnlab.analysis.stats import (
     sign_power,
     smallest_sign_flip_p,
 )
-from bnlab.claims._base import (
+from bnlab.claims._base import Claim, Verdict
+from bnlab.claims._contrast import (
     ALPHA,
     CLAIM_ALPHA,
     CLAIM_LEVEL,
     ROOM,
-    Claim,
     Contrast,
-    Verdict,
     show_limits,
 )
 

@@ -2,13 +2,15 @@
 
 from bnlab.claims._base import (
     CLAIMS,
-    SHORT,
     Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
+    SHORT,
     Contrast,
     Evidence,
-    best_lrs,
     detail,
-    divergences,
     make_contrast,
 )
 

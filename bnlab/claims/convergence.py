@@ -6,16 +6,18 @@ import numpy as np
 
 from bnlab.claims._base import (
     CLAIMS,
+    Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
     NAMING,
     Array,
     Chart,
-    Claim,
     Contrast,
     Evidence,
     Line,
-    best_lrs,
     detail,
-    divergences,
     make_median_contrast,
 )
 

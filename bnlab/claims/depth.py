@@ -8,14 +8,16 @@ import numpy as np
 
 from bnlab.claims._base import (
     CLAIMS,
+    Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
     Array,
     Chart,
-    Claim,
     Contrast,
     Evidence,
     Line,
-    best_lrs,
-    divergences,
     make_median_contrast,
 )
 

@@ -6,15 +6,17 @@ import numpy as np
 
 from bnlab.claims._base import (
     CLAIMS,
+    Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
     NAMING,
     Array,
-    Claim,
     Contrast,
     Detail,
     Evidence,
-    best_lrs,
     detail,
-    divergences,
     make_contrast,
 )
 

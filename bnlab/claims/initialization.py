@@ -4,15 +4,17 @@ import numpy as np
 
 from bnlab.claims._base import (
     CLAIMS,
+    Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
     Array,
     Chart,
-    Claim,
     Contrast,
     Evidence,
     Line,
-    best_lrs,
     detail,
-    divergences,
     make_contrast,
     named_range,
 )

@@ -4,14 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bnlab.claims._base import (
-    CLAIMS,
+from bnlab.claims._base import CLAIMS, Claim, divergences
+from bnlab.claims._contrast import (
     Array,
-    Claim,
     Contrast,
     Evidence,
     detail,
-    divergences,
     make_contrast,
     named_range,
 )

@@ -4,14 +4,16 @@ from dataclasses import replace
 
 from bnlab.claims._base import (
     CLAIMS,
-    SHORT,
     Claim,
-    Contrast,
-    Evidence,
     Verdict,
     best_lrs,
-    detail,
     divergences,
+)
+from bnlab.claims._contrast import (
+    SHORT,
+    Contrast,
+    Evidence,
+    detail,
     make_contrast,
 )
 from bnlab.claims._rule import judge_effect

@@ -6,16 +6,18 @@ import numpy as np
 
 from bnlab.claims._base import (
     CLAIMS,
+    Claim,
+    best_lrs,
+    divergences,
+)
+from bnlab.claims._contrast import (
     Array,
     Chart,
-    Claim,
     Contrast,
     Detail,
     Evidence,
     Line,
-    best_lrs,
     detail,
-    divergences,
     make_contrast,
 )
 

@@ -9,7 +9,8 @@ from bnlab.config import arm_label
 from bnlab.errors import BnlabError
 from bnlab.records import RunFiles, find_runs, read_summary, run_path
 from bnlab.study.executors import Cell
-from bnlab.study.file import Plan, Stage, load_plan, show_point, stored_layer
+from bnlab.study.file import Plan, Stage, show_point
+from bnlab.study.load import load_plan, stored_layer
 
 STORED = "study.yaml"
 """A study beside its runs, as it was run last."""

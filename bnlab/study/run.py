@@ -11,7 +11,7 @@ from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.records import RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
-from bnlab.study.file import load_plan
+from bnlab.study.load import load_plan
 from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
 from bnlab.training.signals import StopRequest, stop_on_signal

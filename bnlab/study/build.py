@@ -1,0 +1,368 @@
+"""From a study file to the configuration of every run that it may need.
+
+Nothing here imports torch: what is at hand of a study can be read where nothing is trained.
+"""
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bnlab.analysis.choose import Point
+from bnlab.config import (
+    Config,
+    KeyPath,
+    Layer,
+    build_config,
+    flatten,
+    mark_of,
+    merge_layers,
+    parse_override,
+    read_file,
+    render_yaml,
+    sublayer,
+)
+from bnlab.errors import ConfigError, did_you_mean, shown
+from bnlab.study.file import (
+    Plan,
+    Stage,
+    StudyFile,
+    show_point,
+)
+from bnlab.study.pilot import Grid, go_on
+
+MAX_CONFIGS = 5_000
+"""Arms times values of the grid. Checking one configuration takes a millisecond or two."""
+
+MAX_FAULTS = 50
+
+
+class Builder:
+    """Turns a study file into configurations, collecting faults on the way."""
+
+    def __init__(self, file: Path, layer: Layer, spec: StudyFile) -> None:
+        self.file, self.layer, self.spec = file, layer, spec
+        self.faults: dict[str, None] = {}
+
+    def build(self) -> Plan:
+        """The plan.
+
+        Raises:
+            ConfigError: With every fault found, one a line, each with its place.
+        """
+        arms, base = self._layers()
+        tune = self._sublayer("tune")
+        grid = flatten(tune.tree)
+        self._check_seeds()
+        self._check_grid(grid, tune.marks)
+        self._check_same(grid, arms)
+        self._check_keys(arms, grid)
+        self._stop_on_faults()
+
+        marks = {**self._sublayer("same").marks, **tune.marks}
+        common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
+        ladder = self._extended(grid, [[*common, arm] for arm in arms.values()], marks)
+        points = ladder.points
+        same = flatten(self._sublayer("same").tree)
+        same_point: Point | None = tuple((key, same[key]) for key in grid) if same else None
+        wanted = list(ladder.whole.points)
+        if same_point is not None and same_point not in wanted:
+            wanted.append(same_point)
+        configs: dict[tuple[Stage, str, Point], Config] = {}
+        for arm, arm_layer in arms.items():
+            for point in wanted:
+                if len(self.faults) > MAX_FAULTS:
+                    self._stop_on_faults()
+                assigned = [_assign(key, value, marks) for key, value in point]
+                self._build_stages(configs, arm, point, [*common, arm_layer, *assigned])
+        self._stop_on_faults()
+        self._check_distinct(configs, points)
+        self._stop_on_faults()
+        text = self._text(merge_layers(self._base()))
+        return Plan(self.spec, ladder, same_point, configs, text)
+
+    def _extended(
+        self,
+        values: Mapping[str, Sequence[Any]],
+        arms: Sequence[Sequence[Layer]],
+        marks: Mapping[KeyPath, str],
+    ) -> Grid:
+        """The grid, and how far it may go on: to where an arm does not take the next value."""
+        grid = Grid({key: tuple(tried) for key, tried in values.items()})
+        if not self.spec.each_seed:
+            return grid
+        first = {key: tried[0] for key, tried in values.items()}
+
+        def taken(key: str, value: Any) -> bool:
+            point = [_assign(k, v, marks) for k, v in {**first, key: value}.items()]
+            try:
+                for layers in arms:
+                    build_config([*layers, *point])
+            except ConfigError:
+                return False
+            return True
+
+        ends = {key: go_on(tried, self.spec.extend) for key, tried in values.items()}
+        below, above = (
+            {
+                key: tuple(itertools.takewhile(partial(taken, key), sides[end]))
+                for key, sides in ends.items()
+            }
+            for end in (0, 1)
+        )
+        return replace(grid, below=below, above=above)
+
+    # ---------------------------------------------------------------------------------- layers
+
+    def _layers(self) -> tuple[dict[str, Layer], list[Layer]]:
+        arms = {arm: self._sublayer("arms", arm) for arm in self.spec.arms}
+        try:
+            base = self._base()
+        except ConfigError as error:
+            self._fault_lines(str(error))
+            base = []
+        return arms, [*base, self._sublayer("set"), *self._assigned()]
+
+    def _assigned(self) -> list[Layer]:
+        found = []
+        for text in self.spec.overrides:
+            try:
+                found.append(parse_override(text))
+            except ConfigError as error:
+                self._fault_lines(str(error))
+        return found
+
+    def _sublayer(self, *path: str) -> Layer:
+        try:
+            return sublayer(self.layer, *path) if path[0] in self.layer.tree else Layer({}, {})
+        except ConfigError as error:
+            self._fault_lines(str(error))
+            return Layer({}, {})
+
+    def _base(self) -> list[Layer]:
+        """The layers of the base; files are found from the study's own folder."""
+        base = self.layer.tree.get("base", [])
+        parts = base if isinstance(base, list) else [base]
+        found = []
+        for index, part in enumerate(parts):
+            where: KeyPath = ("base", index) if isinstance(base, list) else ("base",)
+            if isinstance(part, dict):
+                found.append(sublayer(self.layer, *where))
+            elif isinstance(part, str):
+                found.append(self._base_file(part))
+            else:
+                place = mark_of(("base",), self.layer.marks)
+                raise ConfigError(
+                    f"{place}: base: expected the path of a configuration or a mapping, got "
+                    f"{shown(str(part))}"
+                )
+        return found
+
+    def _base_file(self, name: str) -> Layer:
+        try:
+            return read_file(self.file.parent / name)
+        except ConfigError as error:
+            place = mark_of(("base",), self.layer.marks)
+            raise ConfigError(f"{place}: base: {error}") from None
+
+    def _build_stages(
+        self,
+        configs: dict[tuple[Stage, str, Point], Config],
+        arm: str,
+        point: Point,
+        layers: list[Layer],
+    ) -> None:
+        try:
+            plain = build_config(layers)
+        except ConfigError as error:
+            self._fault_lines(str(error))
+            return
+        if not self.spec.tune:
+            configs["final", arm, point] = plain
+            return
+        dataset = plain.dataset
+        if not dataset.val_size:
+            self._fault(
+                ("tune",),
+                "tuning needs a validation split, but dataset.val_size is 0; set it, as in "
+                "`set: {dataset.val_size: 5000}`",
+            )
+        everything: dict[str, Any] = {"val_size": 0}
+        if dataset.train_size is not None:
+            everything["train_size"] = dataset.train_size + dataset.val_size
+        final: dict[str, Any] = {"dataset": everything}
+        if not self._sets("train.test_every"):
+            final["train"] = {"test_every": 0}
+        tune = Layer({"train": {"test_every": None}, "probes": []}, {})
+        configs["tune", arm, point] = build_config([*layers, tune])
+        if self.spec.each_seed:
+            configs["each", arm, point] = configs["tune", arm, point]
+        configs["final", arm, point] = build_config([*layers, Layer(final, {})])
+
+    def _sets(self, key: str) -> bool:
+        given = [self._sublayer("set"), *self._assigned()]
+        return any(key in _keys(layer) for layer in given)
+
+    # ---------------------------------------------------------------------------------- faults
+
+    def _fault(self, path: KeyPath, message: str) -> None:
+        place = mark_of(path, self.layer.marks)
+        self.faults[f"{place}: {'.'.join(map(str, path))}: {message}"] = None
+
+    def _fault_lines(self, text: str) -> None:
+        self.faults.update(dict.fromkeys(text.splitlines()))
+
+    def _stop_on_faults(self) -> None:
+        if self.faults:
+            raise ConfigError("\n".join(self.faults))
+
+    def _check_seeds(self) -> None:
+        spec = self.spec
+        for key, seeds in (("seeds", spec.seeds), ("tune_seeds", spec.tune_seeds)):
+            twice = [str(seed) for seed, count in Counter(seeds).items() if count > 1]
+            if twice:
+                self._fault((key,), f"{shown(', '.join(twice))} given twice; keep one")
+        both = sorted(set(spec.seeds) & set(spec.tune_seeds))
+        if both:
+            self._fault(
+                ("tune_seeds",),
+                f"{shown(', '.join(map(str, both)))} also in `seeds`; a value that was chosen for "
+                "its luck with a seed must be confirmed with others",
+            )
+        if spec.tune and not spec.tune_seeds:
+            self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
+        for key in ("tune_seeds", "each_seed", "same", "same_as", "follow"):
+            if getattr(spec, key) and not spec.tune:
+                self._fault((key,), "means nothing without `tune`")
+        if "extend" in self.layer.tree and not spec.each_seed:
+            self._fault(("extend",), "means nothing without `each_seed: true`")
+
+    def _check_grid(self, grid: Mapping[str, Any], marks: Mapping[KeyPath, str]) -> None:
+        for key, values in grid.items():
+            place = mark_of(tuple(key.split(".")), marks)
+            if not isinstance(values, list) or not values:
+                given = shown(json.dumps(values))
+                self.faults[f"{place}: tune.{key}: expected a list of values, got {given}"] = None
+            elif len({repr(_number(value)) for value in values}) < len(values):
+                self.faults[f"{place}: tune.{key}: a value is given twice"] = None
+        if not self.faults:
+            more = 2 * self.spec.extend if self.spec.each_seed else 0
+            count = math.prod(len(values) + more for values in grid.values()) * len(self.spec.arms)
+            if count > MAX_CONFIGS:
+                said = f"{count:,} configurations; a study has at most {MAX_CONFIGS:,}"
+                self._fault(("tune",) if grid else ("arms",), said)
+
+    def _check_same(self, grid: Mapping[str, Any], arms: Iterable[str]) -> None:
+        same = flatten(self._sublayer("same").tree)
+        if same and same.keys() != grid.keys():
+            self._fault(("same",), f"expected one value for each of {', '.join(grid)}")
+        elif any(
+            isinstance(value, list) and not _holds_lists(grid[key]) for key, value in same.items()
+        ):
+            self._fault(("same",), "expected one value for each key, not a list")
+        other = self.spec.same_as
+        if other is not None and other not in arms:
+            self._fault(("same_as",), f"unknown arm {other!r}{did_you_mean(other, arms)}")
+        self._check_follow(arms)
+
+    def _check_follow(self, arms: Iterable[str]) -> None:
+        follow = self.spec.follow
+        for arm, leader in follow.items():
+            for name in (arm, leader):
+                if name not in arms:
+                    self._fault(("follow", arm), f"unknown arm {name!r}{did_you_mean(name, arms)}")
+            if leader in follow:
+                self._fault(("follow", arm), f"{leader} follows {follow[leader]}; follow that one")
+        if self.spec.same_as in follow:
+            self._fault(("same_as",), f"{self.spec.same_as} is not tuned itself")
+
+    def _check_keys(self, arms: Mapping[str, Layer], grid: Mapping[str, Any]) -> None:
+        """Keys that two parts of the file claim: no single configuration would show it."""
+        own = ["name", "seed"]
+        of_stages = ["dataset.val_size", "train.test_every"] if grid else []
+        layers: list[tuple[KeyPath, Layer]] = [(("tune",), self._sublayer("tune"))]
+        layers += [(("arms", arm), layer) for arm, layer in arms.items()]
+        layers.append((("set",), self._sublayer("set")))
+        layers += [(("--set",), layer) for layer in self._assigned()]
+        for path, layer in layers:
+            for key in _keys(layer):
+                place = f"{mark_of(tuple(key.split('.')), layer.marks)}: {'.'.join(map(str, path))}"
+                if key in own or (key in of_stages and path[0] in {"arms", "tune"}):
+                    self.faults[f"{place}: {key}: the study sets this key itself"] = None
+                elif path[0] != "tune" and _overlaps(key, grid):
+                    self.faults[f"{place}: {key}: is tuned, so nothing else may fix it"] = None
+                if path[0] == "--set":
+                    for arm, fixed in arms.items():
+                        if _overlaps(key, _keys(fixed)):
+                            said = f"has no effect, since arm {arm!r} fixes it"
+                            self.faults[f"{place}: {key}: {said}"] = None
+
+    def _check_distinct(
+        self, configs: Mapping[tuple[Stage, str, Point], Config], points: Sequence[Point]
+    ) -> None:
+        seen: dict[str, tuple[str, Point]] = {}
+        for (stage, arm, point), config in configs.items():
+            if stage != "final" or point not in points:
+                continue
+            other_arm, other = seen.setdefault(config.hash, (arm, point))
+            if (other_arm, other) == (arm, point):
+                continue
+            if other_arm == arm:
+                self._fault(
+                    ("arms", arm),
+                    f"{show_point(other)} and {show_point(point)} are one configuration; what is "
+                    "tuned means nothing in this arm",
+                )
+            elif not self._trained_elsewhere(arm, other_arm):
+                self._fault(("arms", arm), f"is the same configuration as arm {other_arm!r}")
+
+    def _trained_elsewhere(self, one: str, other: str) -> bool:
+        """Whether arms alike are trained at the best values of different arms, as one says."""
+        follow = self.spec.follow
+        leaders = {follow.get(one, one), follow.get(other, other)}
+        return len(leaders) == 2 and bool({one, other} & follow.keys())
+
+    def _text(self, base: Layer) -> str:
+        """The study with its base spelled out."""
+        spec = self.spec
+        told = {
+            key: self.layer.tree[key] for key in StudyFile.model_fields if key in self.layer.tree
+        }
+        whole = {**told, "base": base.tree, "overrides": list(spec.overrides)}
+        whole["seeds"] = list(spec.seeds)
+        if spec.tune:
+            whole["tune_seeds"] = list(spec.tune_seeds)
+        order = [key for key in StudyFile.model_fields if whole.get(key) not in (None, [], {})]
+        return render_yaml({key: whole[key] for key in order})
+
+
+def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:
+    """The layer of one tuned value."""
+    path: KeyPath = tuple(key.split("."))
+    place = mark_of(path, marks)
+    for part in reversed(path):
+        value = {part: value}
+    return Layer(value, {path[:end]: place for end in range(1, len(path) + 1)})
+
+
+def _keys(layer: Layer) -> list[str]:
+    """The dotted keys that a layer gives, shorthand written out."""
+    return list(flatten(merge_layers([layer]).tree))
+
+
+def _overlaps(key: str, others: Iterable[str]) -> bool:
+    """Whether a key is, holds or lies in one of the others, as `model.norm` holds its `name`."""
+    return any(f"{key}.".startswith(f"{o}.") or f"{o}.".startswith(f"{key}.") for o in others)
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _holds_lists(values: Any) -> bool:
+    return isinstance(values, list) and any(isinstance(value, list) for value in values)
