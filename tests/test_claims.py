@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -444,6 +445,19 @@ def test_a_claim_is_its_two_files() -> None:
         assert CLAIMS[name].name == name
 
 
+def test_every_change_of_a_protocol_is_dated_and_names_claims() -> None:
+    text = (ROOT / "configs" / "claims" / "CHANGES.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    dates = []
+    for line in lines:
+        date, *names = line.removeprefix("- ").partition(": ")[0].split(", ")
+        dates.append(date)
+        assert set(names) <= {*CLAIMS, "all"}
+        assert "had been seen" in line
+    assert dates == sorted(dates)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for date in dates)
+
+
 def plan_of(name: str, preset: str, *overrides: str) -> Plan:
     return load_plan(study_file(name), overrides, name=SHARED, preset=preset)
 
@@ -513,20 +527,22 @@ def make_study(
     study: str = "elsewhere",
     overrides: Sequence[str] = (),
     edge: str = "",
+    name: str = "accuracy",
     diverged: tuple[str, int] | None = None,
 ) -> None:
-    """The whole study of the claim `accuracy`, with BN better by `gain`.
+    """The whole study of a claim, but for runs that are there already, with BN better by `gain`.
 
     The best lr is in the middle of the grid; that of the arm `edge` is the smallest.
     """
-    trained = plan_of("accuracy", preset, *overrides)
+    trained = plan_of(name, preset, *overrides)
     middle = trained.points[len(trained.points) // 2]
     generator = np.random.default_rng(0)
     for (stage, arm, point), config in trained.configs.items():
         best = trained.points[0] if arm == edge else middle
         if stage == "final" and point not in (middle, best):
             continue
-        for seed in trained.seeds(stage):
+        there = {int(root.name[1:]) for root in (runs / study).glob(f"*-{config.hash[:8]}/s*")}
+        for seed in set(trained.seeds(stage)) - there:
             accuracy = 0.6 + gain * (arm == "batch") - 0.1 * (point != best)
             noise = float(generator.normal(0, 0.002))
             made = {**config.resolved(), "name": study}
@@ -553,6 +569,18 @@ def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> Non
     others = [one for one in find_findings(tmp_path)[0] if one.claim.name != "accuracy"]
     assert {one.verdict.label for one in others} == {"NOT TESTED"}
     assert all("bnlab claims run" in one.command for one in others)
+
+
+def test_a_verdict_does_not_depend_on_the_company_that_its_runs_keep(tmp_path: Path) -> None:
+    make_study(tmp_path / "alone", "quick", gain=0.011)
+    shutil.copytree(tmp_path / "alone", tmp_path / "company")
+    for name in ("fc_norm", "placement", "dropout", "small_batch"):
+        make_study(tmp_path / "company", "quick", gain=0.02, name=name)
+    alone, company = finding(tmp_path / "alone"), finding(tmp_path / "company")
+    assert finding(tmp_path / "alone", "dropout").contrast is None
+    assert finding(tmp_path / "company", "dropout").verdict.interval is not None
+    assert alone.verdict.interval is not None
+    assert alone.verdict == company.verdict
 
 
 def store_overrides(runs: Path, overrides: Sequence[str]) -> None:

@@ -93,7 +93,7 @@ def test_more_failures_in_the_treated_arm_never_support() -> None:
     treated = evidence(none, none + 0.02 + np.linspace(-1, 1, n) / 500, None, first(12, n))
     verdict = judge(ACCURACY, ACCURACY.contrast(treated), "full")
     assert verdict.label == "INCONCLUSIVE"
-    assert "but with it more runs fail" in verdict.why
+    assert "but the treated side fails more often" in verdict.why
 
 
 def test_more_failures_in_the_control_support_only_what_is_about_training() -> None:

@@ -103,14 +103,14 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
     label, sublabel, n = decision.ruling, decision.refinement or "", None
     least = claim.show(smallest)
     if failing == "control" and claim.about_training and sublabel != "reversed":
-        label, sublabel, meaning = "SUPPORTED", "", "without it more runs fail"
+        label, sublabel, meaning = "SUPPORTED", "", "the control fails more often"
     elif failing == "control" and claim.about_training:
         label, sublabel = "INCONCLUSIVE", ""
-        meaning = "without it more runs fail, but where both train the opposite holds"
+        meaning = "the control fails more often, but where both train the opposite holds"
     elif failing == "treated" and label == "SUPPORTED":
         label, meaning = (
             "INCONCLUSIVE",
-            f"above 0, and at least {least}, but with it more runs fail",
+            f"at least {least}, but the treated side fails more often",
         )
     elif label == "SUPPORTED":
         meaning = f"above 0, and at least {least}"
