@@ -36,7 +36,7 @@ def test_the_wheel_holds_the_package_and_its_configurations_only(built: Path) ->
     names = set(zipfile.ZipFile(wheel).namelist())
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     package = files_of("bnlab", ".py", ".j2", ".typed")
-    configs = {f"bnlab/{name}" for name in files_of("configs", ".yaml")}
+    configs = {f"bnlab/{name}" for name in files_of("configs", ".yaml", ".md")}
     assert names - about == package | configs
     assert len(about) == 5  # METADATA, WHEEL, RECORD, entry points, licence
 
