@@ -16,6 +16,7 @@ from bnlab.errors import BnlabError, ConfigError, RefusedError
 from bnlab.records import archive as module
 from bnlab.records import find_runs, load_record, pack, read_study
 from bnlab.report.data import to_json
+from bnlab.study.plan import load_study
 
 NONE = {"model.norm.name": "none"}
 
@@ -111,6 +112,23 @@ def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:
     [left] = packed.remarks
     assert left.where.endswith("/s8")
     assert left.what == "not finished; left out"
+
+
+def test_what_cannot_be_read_back_is_named_and_left_out(tmp_path: Path) -> None:
+    made(tmp_path / "runs", seeds=1)
+    make_run(tmp_path / "runs", seed=8).config.unlink()
+    packed = pack([tmp_path / "runs"], tmp_path / "x.tar.xz")
+    assert packed.runs == 2
+    [left] = packed.remarks
+    assert left.where.endswith("/s8")
+    assert left.what.endswith("config.yaml: missing; left out")
+
+
+def test_a_study_is_not_trained_into_an_archive(tmp_path: Path) -> None:
+    pack([made(tmp_path / "runs")], tmp_path / "x.tar.xz")
+    study = Path(__file__).parent.parent / "configs" / "studies" / "quick.yaml"
+    with pytest.raises(ConfigError, match=r"x\.tar\.xz: an archive; a study trains into a folder"):
+        load_study(study, runs_dir=tmp_path / "x.tar.xz")
 
 
 def test_different_runs_of_one_path_are_refused(tmp_path: Path) -> None:

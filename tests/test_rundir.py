@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from raw import raw_metrics, roots_of
 
+from bnlab.analysis.listing import list_runs
 from bnlab.errors import BnlabError, RefusedError
 from bnlab.records import (
     LockedError,
@@ -209,3 +210,10 @@ def test_a_summary_that_bnlab_did_not_write_is_an_error_that_names_it(
     run_dir.summary.write_text(content)
     with pytest.raises(BnlabError, match=r"summary\.json"):
         read_summary(run_dir.files)
+
+
+def test_a_run_that_nobody_trains_any_more_is_listed_as_cut_off(tmp_path: Path) -> None:
+    run_dir = created(tmp_path / "made" / "x-1" / "s0")
+    with run_dir.lock():
+        assert [run.values["status"] for run in list_runs([tmp_path])] == ["running"]
+    assert [run.values["status"] for run in list_runs([tmp_path])] == ["cut off"]

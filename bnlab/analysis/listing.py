@@ -7,7 +7,7 @@ from typing import Any
 
 from bnlab.config import flatten, parse_override
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
-from bnlab.records import RunFiles, RunRecord, find_runs, load_record
+from bnlab.records import RunDir, RunFiles, RunRecord, find_runs, load_record
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def _listed(run: RunFiles) -> ListedRun:
         return ListedRun(run.root, {**study, "status": "unreadable", "problem": str(error)})
     facts, last = record.facts, record.metrics[-1] if record.metrics else {}
     status = "unfinished" if record.status == "done" and not record.summary else record.status
+    if status == "running" and not (run.packed is None and RunDir(run.root).locked):
+        status = "cut off"  # whoever trained it died without a word
     return ListedRun(
         run.root,
         {

@@ -64,7 +64,7 @@ def pack(
     out: Annotated[Path, typer.Option("--out", "-o", help="The archive, NAME.tar.xz.")],
     as_json: AsJson = False,
 ) -> None:
-    """Pack finished runs into one file, without checkpoints; every command reads it as a folder."""
+    """Pack finished runs into one file, without checkpoints; it is read like a folder of runs."""
     from bnlab.records import pack as pack_runs
 
     packed = pack_runs(runs, out)

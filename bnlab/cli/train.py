@@ -40,7 +40,7 @@ def train(
     """Train one run and record it; its directory is the last line on stdout."""
     settled = settle_config(config, sets, seed=seed, name=name)
     from bnlab.cli.console import result_line, watching
-    from bnlab.records import RunDir, read_summary, run_path
+    from bnlab.records import RunDir, load_record, run_path
     from bnlab.training.experiment import RunOptions, run_experiment
     from bnlab.training.provenance import git_state
     from bnlab.training.resume import refuse_other_images_than_at_hand
@@ -54,7 +54,9 @@ def train(
     if if_exists == "skip" and RunDir(root).finished:
         with watching(settled) as watcher:
             refuse_other_images_than_at_hand(RunDir(root).files, settled, watcher.loading)
-        summary = read_summary(RunDir(root).files).as_data()
+        finished = load_record(RunDir(root).files).summary
+        assert finished is not None
+        summary = finished.as_data()
     else:
         options = RunOptions(device=device, resume=resume, deterministic=deterministic)
         with watching(settled) as watcher:

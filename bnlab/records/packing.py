@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnlab.errors import ConfigError, RefusedError
+from bnlab.errors import BnlabError, ConfigError, RefusedError
 from bnlab.records import files
 from bnlab.records.archive import pack_runs
+from bnlab.records.files import RunFiles
 from bnlab.records.finding import Remark, find_runs, studies_beside
+from bnlab.records.reading import load_record
 
 SUFFIX = ".tar.xz"
 
@@ -31,7 +33,7 @@ def pack(paths: Sequence[Path], out: Path) -> Packed:
     """Write the finished runs at or below some paths, and their studies, into one archive.
 
     Archives are packed anew: two become one. Checkpoints and event files stay behind, and so do
-    unfinished runs, which without a checkpoint could not go on.
+    unfinished runs, which without a checkpoint could not go on, and what cannot be read back.
 
     Args:
         paths: Runs, folders of runs, archives, or glob patterns of them.
@@ -47,10 +49,23 @@ def pack(paths: Sequence[Path], out: Path) -> Packed:
     if out.exists():
         raise RefusedError(f"{out}: is there already; choose another name, or delete it first")
     found = find_runs(paths)
-    finished = [run for run in found.runs if run.has(files.SUMMARY)]
+    finished, remarks = [], []
+    for run in found.runs:
+        fault = "not finished" if not run.has(files.SUMMARY) else _fault(run)
+        if fault:
+            remarks.append(Remark(run.path, f"{fault}; left out"))
+        else:
+            finished.append(run)
     if not finished:
         raise ConfigError(f"{', '.join(map(str, paths))}: no finished runs to pack")
-    unfinished = [run for run in found.runs if not run.has(files.SUMMARY)]
     size = pack_runs(finished, studies_beside(finished), out)
-    left = (Remark(run.path, "not finished; left out") for run in unfinished)
-    return Packed(len(finished), size, (*left, *found.remarks))
+    return Packed(len(finished), size, (*remarks, *found.remarks))
+
+
+def _fault(run: RunFiles) -> str:
+    """Why a run cannot be read back; "" if it can."""
+    try:
+        load_record(run)
+    except BnlabError as error:
+        return str(error)
+    return ""

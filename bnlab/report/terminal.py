@@ -65,6 +65,10 @@ def _hanging(text: str, console: Console, style: str = "") -> None:
         console.print(Padding(line, (0, 0, 0, 2 if number else 0), expand=False))
 
 
+FIRST = 8
+"""Least width of the column that says what a row is of; numbers must not squeeze it out."""
+
+
 def _print_table(table: Table, console: Console) -> None:
     wide = console.width >= WIDE
     shown = [place for place, column in enumerate(table.columns) if wide or not column.detail]
@@ -81,6 +85,7 @@ def _print_table(table: Table, console: Console) -> None:
             RichText(plain(column.name)),
             justify="right" if column.numeric else "left",
             overflow="fold",
+            min_width=FIRST if place == 0 else None,
             no_wrap=column.numeric and len(table.columns) < 9,
         )
     for row in table.rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bnlab.analysis.choose import Point
 from bnlab.config import arm_label
-from bnlab.errors import BnlabError
+from bnlab.errors import BnlabError, ConfigError
 from bnlab.records import RunFiles, find_runs, read_summary, run_path
 from bnlab.study.executors import Cell
 from bnlab.study.file import Plan, Stage, show_point
@@ -80,10 +80,24 @@ def load_study(
     Raises:
         ConfigError: With every fault found, one a line, each with its place.
     """
+    refuse_archive(runs_dir)
     plain = load_plan(file, overrides, name=name)
     stored = stored_layer(runs_dir, f"{plain.spec.name}/{STORED}")
     plan = load_plan(file, overrides, name=name, stored=stored)
     return Study(**vars(plan))
+
+
+def refuse_archive(runs_dir: Path) -> None:
+    """Studies train, and what is trained lies in a folder.
+
+    Raises:
+        ConfigError: If the folder of all runs is a file.
+    """
+    if runs_dir.is_file():
+        raise ConfigError(
+            f"--runs-dir {runs_dir}: an archive; a study trains into a folder, so put the archive "
+            "into one, where claims count its runs, or unpack it there (tar -xf)"
+        )
 
 
 def load_shared_study(
@@ -102,6 +116,7 @@ def load_shared_study(
     Raises:
         ConfigError: As `load_study`.
     """
+    refuse_archive(runs_dir)
     plan = load_plan(
         file,
         overrides,

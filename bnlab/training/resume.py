@@ -64,8 +64,8 @@ def refuse_other_images(run: RunFiles, checksum: str | None, where: str) -> None
     if stored is not None and checksum is not None and stored != checksum:
         raise RefusedError(
             f"{run.root}: this run has other images than those in {where}: checksum "
-            f"{stored[:8]} there, {checksum[:8]} here; set dataset.root to its images, or use "
-            "another --name or --runs-dir for these"
+            f"{checksum[:8]} here, {stored[:8]} there, from {read_config(run).dataset.root}; set "
+            "dataset.root to its images, or use another --name or --runs-dir for these"
         )
 
 

@@ -199,7 +199,7 @@ def _apart(view: View) -> Table:
     """What the arms' failures and the runs that trained say, each by itself."""
     rows = tuple(
         (
-            f"{effect.arm} against {effect.baseline}",
+            effect.arm,
             *(
                 show_count(len(result.diverged), result.n)
                 for arm in (effect.arm, effect.baseline)
@@ -215,15 +215,16 @@ def _apart(view: View) -> Table:
         if effect.failures_p is not None
     )
     columns = (
-        Column("effect", numeric=False),
-        Column("diverged"),
-        Column("of the baseline"),
+        Column("arm", numeric=False),
+        Column("diverged", numeric=False),
+        Column("of the baseline", numeric=False, detail=True),
         Column("p (Fisher)"),
         Column("both trained"),
         Column("95 % interval"),
-        Column("scored at chance"),
+        Column("scored at chance", detail=True),
     )
     notes = (
+        f"diverged: in the arm, and in the baseline {view.results[0].arm}, with Wilson's limit",
         (
             "both trained: the effect over the seeds on which neither arm diverged (of independent "
             "samples, over the runs that did not)"
