@@ -327,6 +327,11 @@ def test_flatten_joins_keys_with_dots_and_keeps_lists() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, {"e": 2}]}) == {"a.b.c": 1, "d": [1, {"e": 2}]}
 
 
+def test_a_misspelt_placement_is_taken_for_the_nearest_that_is_meant() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'before'"):
+        make("model.norm.placement=befor")
+
+
 @pytest.mark.parametrize("short", ["before", "after"])
 def test_before_and_after_are_short_for_those_of_the_activation(short: str) -> None:
     whole = make(f"model.norm.placement={short}_activation")

@@ -154,6 +154,14 @@ def test_a_seed_that_ties_takes_the_smaller_value(made: Callable[..., Made]) -> 
     assert rows_of(found, "final", "batch") == {at(0.3): (0, 1, 2, 3)}
 
 
+def test_a_seed_that_chose_among_runs_that_all_diverged_is_told(made: Callable[..., Made]) -> None:
+    study = made()
+    study.finish("tune")
+    found = study.finish("each", score=lambda config: 0.01 if config.seed == 1 else peaked(config))
+    lines = render_choices(found).splitlines()
+    assert ["1 of them among runs that all diverged" in line for line in lines] == [True, True]
+
+
 def test_a_seed_goes_on_as_soon_as_it_has_chosen(made: Callable[..., Made]) -> None:
     study = made()
     study.finish("tune")

@@ -35,7 +35,8 @@ def describe_fault(fault: Any, root: type[ConfigSection]) -> str:
         )
     given = shown(json.dumps(value, default=str, ensure_ascii=False))
     if kind == "literal_error":
-        return f"got {given}{did_you_mean(value, _choices(path, root))}"
+        short = ("before", "after") if path[-1:] == ("placement",) else ()
+        return f"got {given}{did_you_mean(value, (*_choices(path, root), *short))}"
     if kind == "string_pattern_mismatch":
         return (
             f"got {given}; use letters, digits, '.', '_' and '-', beginning with a letter or digit"

@@ -70,7 +70,18 @@ def _show_own(survey: Survey, arm: str) -> str:
     ]
     waiting = seeds - len(survey.own[arm])
     counts += [f"{waiting} {'have' if waiting > 1 else 'has'} yet to choose"] * bool(waiting)
+    lost = _chose_among_diverged(survey, arm)
+    counts += [f"{lost} of them among runs that all diverged"] * bool(lost)
     return f"each seed tries {tried}: {', '.join(counts)}"
+
+
+def _chose_among_diverged(survey: Survey, arm: str) -> int:
+    """Seeds of which every run beside the pilot's best diverged, so that their choice is none."""
+    tried = [row for row in survey.rows if (row.stage, row.arm) == ("each", arm)]
+    return sum(
+        all(row.results[seed].diverged for row in tried if seed in row.results)
+        for seed in survey.own[arm]
+    )
 
 
 def _chosen(survey: Survey, arm: str) -> dict[Point, list[int]]:
