@@ -453,6 +453,10 @@ def test_runs_are_listed_filtered_and_sorted(tmp_path: Path, bnlab: Terminal) ->
     assert "unreadable" in bnlab("runs", study)[1]
     code, _, err = bnlab("runs", study, "--where", "sed=1")
     assert (code, "did you mean 'seed'" in err) == (2, True)
+    for flags in (("--status", "diverge"), ("--where", "status=diverge")):
+        code, _, err = bnlab("runs", study, *flags)
+        assert (code, "did you mean 'diverged'" in err) == (2, True)
+    assert bnlab("runs", study, "--status", "cut off", "--json")[0] == 0
 
 
 def test_show_tells_result_curves_configuration_and_provenance(

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bnlab.config import flatten, parse_override
 from bnlab.errors import BnlabError, ConfigError, did_you_mean
-from bnlab.records import RunDir, RunFiles, RunRecord, find_runs, load_record
+from bnlab.records import RunDir, RunFiles, RunRecord, Status, find_runs, load_record
+
+STATUSES = (*get_args(Status), "unfinished", "cut off", "unreadable")
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def filter_runs(
         status: Like `where`'s `status=...`.
 
     Raises:
-        ConfigError: If a condition is malformed or its key is in no run.
+        ConfigError: If a condition is malformed, its key is in no run or its status is none.
     """
     conditions = [*where, *([f"status={status}"] if status else [])]
     kept = list(runs)
@@ -88,6 +90,8 @@ def filter_runs(
             raise ConfigError(f"--where {condition}: expected KEY=VALUE, as in optim.lr=0.1")
         full = full_key(key.strip(), runs, "--where")
         wanted = text.strip()
+        if full == "status" and wanted not in STATUSES:
+            raise ConfigError(f"unknown status {wanted!r}{did_you_mean(wanted, STATUSES)}")
         try:
             meant = parse_override(f"value={wanted}", "--where").tree["value"]
         except ConfigError:

@@ -21,7 +21,8 @@ def runs(
         typer.Option(metavar="KEY=VALUE", help="Only these, as in norm=batch; repeatable."),
     ] = None,
     status: Annotated[
-        str | None, typer.Option(help="Only done, diverged, running, failed or preempted ones.")
+        str | None,
+        typer.Option(help="Only those that are done, diverged, running, failed, preempted, ..."),
     ] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="KEY", help="Order by a value; -KEY for falling.")

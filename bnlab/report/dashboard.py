@@ -102,7 +102,9 @@ def serve(
     """
     missing = [str(root) for root in roots if not root.is_dir()]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: no such folder of runs")
+        raise ConfigError(
+            f"{', '.join(missing)}: no such folder of runs (archives hold no events to draw)"
+        )
     code = 0
     # The signals outside of all else: whatever they interrupt, server and folder go.
     with (
