@@ -26,6 +26,11 @@ from bnlab.study.render import render_choices, render_plan, render_results, resu
 from bnlab.study.survey import Survey, survey_study
 
 LR = "optim.lr"
+THREE = {
+    "none": {"model.norm": "none"},
+    "batch": {"model.norm": "batch"},
+    "after": {"model.norm": {"name": "batch", "placement": "after_activation"}},
+}
 GRID = (0.03, 0.1, 0.3)
 PEAK = {"none": {0.1: 0.6}, "batch": {0.9: 0.7, 0.3: 0.65}}
 """By arm, how accurate it is at the values that suit it; 0.5 at all others."""
@@ -229,12 +234,7 @@ def test_the_grid_goes_no_further_than_an_arm_takes_its_values(made: Callable[..
 def test_an_arm_that_follows_another_takes_what_each_seed_chose_there(
     made: Callable[..., Made],
 ) -> None:
-    arms = {
-        "none": {"model.norm": "none"},
-        "batch": {"model.norm": "batch"},
-        "after": {"model.norm": {"name": "batch", "placement": "after_activation"}},
-    }
-    found = made(arms=arms, follow={"after": "batch"}).finish("tune", "each", "final")
+    found = made(arms=THREE, follow={"after": "batch"}).finish("tune", "each", "final")
     assert rows_of(found, "tune", "after") == rows_of(found, "each", "after") == {}
     assert rows_of(found, "final", "after") == rows_of(found, "final", "batch")
     assert {row.why for row in found.rows if row.arm == "after"} == {"own best of batch"}
@@ -332,12 +332,7 @@ def gathered(study: Made) -> Gathered:
 def test_claims_count_the_same_runs_as_the_study_however_far_it_is(
     made: Callable[..., Made],
 ) -> None:
-    arms = {
-        "none": {"model.norm": "none"},
-        "batch": {"model.norm": "batch"},
-        "after": {"model.norm": {"name": "batch", "placement": "after_activation"}},
-    }
-    study = made(arms=arms, follow={"after": "batch"}, same_as="batch", seeds=2, tune_seeds=1)
+    study = made(arms=THREE, follow={"after": "batch"}, same_as="batch", seeds=2, tune_seeds=1)
     while left := [cell for cell, _ in study.survey().unfinished()]:
         found = gathered(study)
         assert (found.finished, found.total) == (
@@ -442,9 +437,7 @@ def test_what_was_tuned_once_for_all_seeds_says_that_the_interval_leaves_it_out(
 def test_an_arm_that_follows_is_compared_at_what_each_seed_of_the_other_chose(
     made: Callable[..., Made],
 ) -> None:
-    after = {"model.norm": {"name": "batch", "placement": "after_activation"}}
-    arms = {"none": {"model.norm": "none"}, "batch": {"model.norm": "batch"}, "after": after}
-    study = made(arms=arms, follow={"after": "batch"}, same_as="none")
+    study = made(arms=THREE, follow={"after": "batch"}, same_as="none")
     study.finish("tune", "each", "final")
     comparison = compared(study)
     assert comparison.views[0].key == "each"

@@ -1,12 +1,15 @@
 """Many runs from one file: `study plan`, `study status`, `study run`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Jobs, RunsDir, count_jobs
 from bnlab.cli.output import print_json, print_parts, this_command
+
+if TYPE_CHECKING:
+    from bnlab.study.survey import Survey
 
 app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
 
@@ -35,11 +38,9 @@ def plan(
 ) -> None:
     """Show the runs of a study, how far they are and how long the rest takes; write nothing."""
     from bnlab.study.estimate import estimate_left
-    from bnlab.study.plan import load_study
     from bnlab.study.render import render_choices, render_estimate, render_plan, study_as_data
-    from bnlab.study.survey import survey_study
 
-    survey = survey_study(load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir)
+    survey = _survey(file, sets, runs_dir, name)
     estimate = estimate_left(survey, runs_dir)
     if as_json:
         print_json(study_as_data(survey, estimate))
@@ -56,7 +57,6 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a study is, while it runs or after; write nothing."""
-    from bnlab.study.plan import load_study
     from bnlab.study.render import (
         render_choices,
         render_plan,
@@ -65,9 +65,8 @@ def status(
         results,
         study_as_data,
     )
-    from bnlab.study.survey import survey_study
 
-    survey = survey_study(load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir)
+    survey = _survey(file, sets, runs_dir, name)
     if as_json:
         print_json(study_as_data(survey))
     else:
@@ -77,6 +76,13 @@ def status(
             render_under_way(survey),
             render_results(survey) if results(survey) else "",
         )
+
+
+def _survey(file: Path, sets: list[str] | None, runs_dir: Path, name: str | None) -> "Survey":
+    from bnlab.study.plan import load_study
+    from bnlab.study.survey import survey_study
+
+    return survey_study(load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir)
 
 
 @app.command()
