@@ -535,10 +535,12 @@ def make_study(
     The best lr is in the middle of the grid; that of the arm `edge` is the smallest.
     """
     trained = plan_of(name, preset, *overrides)
-    middle = trained.points[len(trained.points) // 2]
+    middle = next(iter(trained.grids.values())).points[
+        len(next(iter(trained.grids.values())).points) // 2
+    ]
     generator = np.random.default_rng(0)
     for (stage, arm, point), config in trained.configs.items():
-        best = trained.points[0] if arm == edge else middle
+        best = next(iter(trained.grids.values())).points[0] if arm == edge else middle
         if stage == "final" and point not in (middle, best):
             continue
         there = {int(root.name[1:]) for root in (runs / study).glob(f"*-{config.hash[:8]}/s*")}
@@ -624,7 +626,10 @@ def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None
 
 def test_arms_that_follow_are_trained_at_their_leader_s_best(tmp_path: Path) -> None:
     trained = plan_of("initialization", "smoke")
-    best = {"none": trained.points[0], "batch": trained.points[1]}
+    best = {
+        "none": next(iter(trained.grids.values())).points[0],
+        "batch": next(iter(trained.grids.values())).points[1],
+    }
     for (stage, arm, point), config in trained.configs.items():
         leader = trained.spec.follow.get(arm, arm)
         wanted = arm in best if stage == "tune" else point == best[leader]

@@ -224,8 +224,8 @@ def test_an_arm_that_is_still_best_at_the_edge_gets_no_final_runs_and_it_is_said
 
 def test_the_grid_goes_no_further_than_an_arm_takes_its_values(made: Callable[..., Made]) -> None:
     grid = made(tune={"optim.momentum": [0.4, 0.6]}, set={"dataset.val_size": 40, LR: 0.1})
-    assert grid.load().grid.above == {"optim.momentum": (0.9,)}  # then 1.35, which is none
-    assert made(extend=0).load().grid.whole.values == {LR: GRID}
+    assert grid.load().grids["none"].above == {"optim.momentum": (0.9,)}  # then 1.35, which is none
+    assert made(extend=0).load().grids["none"].whole.values == {LR: GRID}
 
 
 # -------------------------------------------------------------------------- beside the own best
@@ -301,7 +301,7 @@ def test_status_tells_the_pilot_s_best_the_neighborhood_and_how_many_chose_which
     ("changes", "message"),
     [
         ({"tune": {}, "tune_seeds": []}, "each_seed: means nothing without `tune`"),
-        ({"each_seed": False, "extend": 1}, "extend: means nothing without `each_seed: true`"),
+        ({"each_seed": False, "extend": 1}, "extend: means nothing without `each_seed`"),
         ({"extend": 11}, "extend: .*less than or equal to 10"),
         ({"seeds": [1000]}, "tune_seeds: 1000 also in `seeds`"),
     ],
@@ -480,3 +480,42 @@ def test_values_without_order_are_all_neighbors_and_no_comparison_takes_them_for
     arms, _ = make_arms(load_runs([study.runs])[0], "model.init.name", [])
     assert all(arm.tuning for arm in arms)
     assert find_own_best(arms, "model.init.name") == {}
+
+
+def test_alternatives_are_all_tried_by_each_seed_and_never_extended(
+    made: Callable[..., Made],
+) -> None:
+    def small_start(config: Config) -> float:
+        small = config.model.norm.name == "none" and config.model.init.gain == 0.3
+        return 0.5 + 0.1 * (config.optim.lr == 0.1) + 0.1 * (small and config.seed != 1)
+
+    study = made(
+        alternatives={"none": {"model.init.gain": [1.0, 0.3]}}, same_as="none", each_seed=["none"]
+    )
+    assert study.survey().total == 2 * 6 + 6 * 4 + 4 + 2 * 3 + 4 + 4 + 4
+    found = study.finish("tune", "each", "final", score=small_start)
+
+    def point(gain: float, lr: float) -> tuple[tuple[str, float], ...]:
+        return (("model.init.gain", gain), (LR, lr))
+
+    assert len(rows_of(found, "tune", "none")) == 6
+    assert found.pilots["none"].choice is not None
+    assert found.pilots["none"].choice.point == point(0.3, 0.1)
+    assert len(rows_of(found, "each", "none")) == 6
+    assert {seed: one.point for seed, one in found.own["none"].items()} == {
+        0: point(0.3, 0.1),
+        1: point(1.0, 0.1),
+        2: point(0.3, 0.1),
+        3: point(0.3, 0.1),
+    }
+    # BN takes the learning rate of the arm without, and no alternative of it.
+    assert rows_of(found, "final", "batch") == {at(0.1): (0, 1, 2, 3)}
+    assert rows_of(found, "each", "batch") == {}
+    shown = render_plan(found)
+    assert "model.init.gain" in shown
+    assert render_choices(found)
+    assert render_results(found)
+    gathered = gather(study.load(), "", RunIndex(load_runs([study.runs])[0]))
+    assert gathered.finished == gathered.total == found.total
+    assert gathered.evidence is not None
+    assert list(gathered.evidence.same) == ["none", "batch"]

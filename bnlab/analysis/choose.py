@@ -7,7 +7,7 @@ smaller value.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import stdev
@@ -40,7 +40,11 @@ class Choice:
 
 
 def choose(
-    scores: Mapping[Point, Sequence[float]], *, images: int = 0, higher_is_better: bool = True
+    scores: Mapping[Point, Sequence[float]],
+    *,
+    images: int = 0,
+    higher_is_better: bool = True,
+    unordered: Collection[str] = (),
 ) -> Choice:
     """The point with the best mean score; of several alike, the one of the smaller values.
 
@@ -51,6 +55,8 @@ def choose(
         scores: By point, in the order of the grid, one score a seed.
         images: Images that each score is an accuracy on; 0 for a loss, or where it is not known.
         higher_is_better: False for a loss.
+        unordered: Keys whose values have no order, numbers or not: none of them is an edge, and
+            among equals the one listed first is taken.
 
     Raises:
         ValueError: If there is no point, or one without scores.
@@ -60,7 +66,7 @@ def choose(
     points = list(scores)
     exact = {point: _mean(scores[point], images) for point in points}
     sign = 1 if higher_is_better else -1
-    best = min(points, key=lambda point: (-sign * exact[point], _size(point, points)))
+    best = min(points, key=lambda point: (-sign * exact[point], _size(point, points, unordered)))
     error = _standard_error(scores[best], images)
     near = (point for point in points if sign * float(exact[best] - exact[point]) <= error)
     return Choice(
@@ -68,19 +74,22 @@ def choose(
         score=float(exact[best]),
         means={point: float(mean) for point, mean in exact.items()},
         near=tuple(near),
-        edges=_edges(best, points),
+        edges={key: edge for key, edge in _edges(best, points).items() if key not in unordered},
     )
 
 
-def neighborhood(best: Point, points: Sequence[Point]) -> tuple[Point, ...]:
+def neighborhood(
+    best: Point, points: Sequence[Point], unordered: Collection[str] = ()
+) -> tuple[Point, ...]:
     """The best point and those beside it, in the order of the grid.
 
-    Beside a number lie the next smaller and the next greater value that was tried; other values
-    have no order, so all of them count. With several keys, all combinations.
+    Beside a number lie the next smaller and the next greater value that was tried; other values,
+    and those of `unordered` keys, have no order, so all of them count. With several keys, all
+    combinations.
     """
     sides = [
-        _beside(value, [point[place][1] for point in points])
-        for place, (_, value) in enumerate(best)
+        _beside(value, [point[place][1] for point in points], ordered=key not in unordered)
+        for place, (key, value) in enumerate(best)
     ]
     wanted = [
         tuple((key, value) for (key, _), value in zip(best, values, strict=True))
@@ -89,8 +98,8 @@ def neighborhood(best: Point, points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(point for point in points if point in wanted)
 
 
-def _beside(value: Any, tried: Sequence[Any]) -> list[Any]:
-    if not is_number(value):
+def _beside(value: Any, tried: Sequence[Any], *, ordered: bool) -> list[Any]:
+    if not (ordered and is_number(value)):
         return list(dict.fromkeys(tried))
     numbers = sorted({other for other in tried if is_number(other)})
     place = numbers.index(value)
@@ -116,10 +125,13 @@ def _standard_error(scores: Sequence[float], images: int) -> float:
     return max(among_seeds, math.sqrt(mean * (1 - mean) / images))
 
 
-def _size(point: Point, points: Sequence[Point]) -> tuple[float, ...]:
-    """Smaller for smaller values; for values that are not numbers, for those listed first."""
+def _size(point: Point, points: Sequence[Point], unordered: Collection[str]) -> tuple[float, ...]:
+    """Smaller for smaller values; for values without an order, for those listed first."""
     listed = float(points.index(point))
-    return tuple(float(value) if is_number(value) else listed for _, value in point)
+    return tuple(
+        float(value) if is_number(value) and key not in unordered else listed
+        for key, value in point
+    )
 
 
 def _edges(point: Point, points: Sequence[Point]) -> dict[str, Edge]:

@@ -149,8 +149,8 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
     """Find the runs of a claim's study."""
     cells = _Cells(plan, index)
     pilots = {arm: cells.pilot(arm) for arm in plan.tuned_arms}
-    stuck = tuple(arm for arm, one in pilots.items() if plan.spec.each_seed and one.stuck)
-    own = {arm: cells.own(arm, one) for arm, one in pilots.items() if plan.spec.each_seed}
+    stuck = tuple(arm for arm, one in pilots.items() if plan.each(arm) and one.stuck)
+    own = {arm: cells.own(arm, one) for arm, one in pilots.items() if plan.each(arm)}
     own |= {arm: own[leader] for arm, leader in plan.spec.follow.items() if leader in own}
     best, waiting = _best_points(plan, pilots, own)
     same, unsettled = _same_points(plan, pilots)
@@ -188,13 +188,13 @@ def _best_points(
     best: dict[str, Points] = {}
     waiting = 0
     for arm in plan.spec.arms:
-        leader = plan.spec.follow.get(arm, arm)
+        leader, each = plan.leader(arm), plan.each(arm)
         pilot = pilots[leader]
-        if plan.spec.each_seed:
+        if each:
             best[arm] = {seed: choice.point for seed, choice in own[leader].items()}
         elif pilot.choice is not None:
             best[arm] = dict.fromkeys(seeds, pilot.choice.point)
-        if not (plan.spec.each_seed and pilot.stuck):
+        if not (each and pilot.stuck):
             waiting += len(seeds) - len(best.get(arm, ()))
     return best, waiting
 
@@ -203,17 +203,25 @@ def _same_points(plan: Plan, pilots: Mapping[str, Pilot]) -> tuple[dict[str, Poi
     """Where all arms are trained at one value, and how many such runs are not settled."""
     seeds, other = plan.spec.seeds, plan.spec.same_as
     chosen = {arm: one.choice.point for arm, one in pilots.items() if one.choice is not None}
-    arms = [arm for arm, one in pilots.items() if not (plan.spec.each_seed and one.stuck)]
+    arms = [arm for arm, one in pilots.items() if not (plan.each(arm) and one.stuck)]
     same: dict[str, Points] = {}
     unsettled = 0
     if other in arms:
         if other in chosen:
-            same = {arm: dict.fromkeys(seeds, chosen[other]) for arm in arms if arm in chosen}
+            same = {
+                arm: dict.fromkeys(seeds, plan.at_values(arm, chosen[other], chosen[arm]))
+                for arm in arms
+                if arm in chosen
+            }
         # At its own best that arm is trained anyway, but for seeds that tune for themselves.
-        needed = [arm for arm in arms if arm != other or plan.spec.each_seed]
+        needed = [arm for arm in arms if arm != other or plan.each(arm)]
         unsettled += sum(arm not in same for arm in needed) * len(seeds)
     if plan.same is not None:
-        same = {arm: dict.fromkeys(seeds, plan.same) for arm in arms if arm in chosen}
+        same = {
+            arm: dict.fromkeys(seeds, plan.at_values(arm, plan.same, chosen[arm]))
+            for arm in arms
+            if arm in chosen
+        }
         unsettled += (len(arms) - len(same)) * len(seeds)
     return same, unsettled
 
@@ -260,18 +268,19 @@ class _Cells:
                 point: _scores(runs, seeds, SCORED["tune"]).tolist()
                 for point, runs in tried.items()
             }
-            return choose(scores, images=_val_images(tried))
+            unordered = self.plan.grids[arm].unordered
+            return choose(scores, images=_val_images(tried), unordered=unordered)
 
-        return follow_pilot(self.plan.grid, best_of)
+        return follow_pilot(self.plan.grids[arm], best_of)
 
     def own(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
         """What each final seed chose, of those that have tried the whole neighborhood."""
         seeds = self.plan.spec.seeds
         if pilot.choice is None:
-            self.unsettled += self.plan.grid.neighbors * len(seeds)
+            self.unsettled += self.plan.grids[arm].neighbors * len(seeds)
         tried = {point: self.runs("each", arm, point, seeds) for point in pilot.neighborhood}
         scores = {point: _results(runs.values(), SCORED["each"]) for point, runs in tried.items()}
-        return own_choices(scores, seeds, images=_val_images(tried))
+        return own_choices(scores, seeds, images=_val_images(tried), unordered=pilot.unordered)
 
     def sweep(
         self, arm: str, pilot: Pilot, points: Iterable[Point], read: Callable[[Run], float]
@@ -383,7 +392,8 @@ def _results(runs: Iterable[Run], tag: str) -> Mapping[int, float]:
 
 
 def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
-    config = plan.configs["final", next(iter(plan.spec.arms)), plan.points[0]]
+    arm, grid = next(iter(plan.grids.items()))
+    config = plan.configs["final", arm, grid.points[0]]
     size = config.dataset.train_size
     images = f"{size:,} training images" if size else "all training images"
     notes = sorted({str(run.facts.dataset.note) for run in runs} - {""})

@@ -45,8 +45,10 @@ MAX_FAULTS = 50
 class Builder:
     """Turns a study file into configurations, collecting faults on the way."""
 
-    def __init__(self, file: Path, layer: Layer, spec: StudyFile) -> None:
-        self.file, self.layer, self.spec = file, layer, spec
+    def __init__(
+        self, file: Path, layer: Layer, spec: StudyFile, levels: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        self.file, self.layer, self.spec, self.levels = file, layer, spec, levels
         self.faults: dict[str, None] = {}
 
     def build(self) -> Plan:
@@ -59,32 +61,42 @@ class Builder:
         tune = self._sublayer("tune")
         grid = flatten(tune.tree)
         self._check_seeds()
-        self._check_grid(grid, tune.marks)
+        own = {arm: self._sublayer("alternatives", arm) for arm in self.spec.alternatives}
+        alternatives = {arm: flatten(layer.tree) for arm, layer in own.items()}
+        self._check_grid("tune", grid, tune.marks)
+        for arm, layer in own.items():
+            self._check_grid(f"alternatives.{arm}", alternatives[arm], layer.marks)
+        if not self.faults:
+            self._check_size(grid, alternatives)
+        self._check_alternatives(alternatives, grid, arms)
+        self._check_each_seed(arms)
         self._check_same(grid, arms)
-        self._check_keys(arms, grid)
+        self._check_keys(arms, grid, own)
         self._stop_on_faults()
 
         marks = {**self._sublayer("same").marks, **tune.marks}
+        for layer in own.values():
+            marks.update(layer.marks)
         common = [*base, Layer({"name": self.spec.name, "seed": 0}, {})]
         ladder = self._extended(grid, [[*common, arm] for arm in arms.values()], marks)
-        points = ladder.points
+        grids = {
+            arm: _with_alternatives(ladder, alternatives.get(self.spec.follow.get(arm, arm), {}))
+            for arm in arms
+        }
         same = flatten(self._sublayer("same").tree)
         same_point: Point | None = tuple((key, same[key]) for key in grid) if same else None
-        wanted = list(ladder.whole.points)
-        if same_point is not None and same_point not in wanted:
-            wanted.append(same_point)
         configs: dict[tuple[Stage, str, Point], Config] = {}
         for arm, arm_layer in arms.items():
-            for point in wanted:
+            for point in _wanted(grids[arm], same):
                 if len(self.faults) > MAX_FAULTS:
                     self._stop_on_faults()
                 assigned = [_assign(key, value, marks) for key, value in point]
                 self._build_stages(configs, arm, point, [*common, arm_layer, *assigned])
         self._stop_on_faults()
-        self._check_distinct(configs, points)
+        self._check_distinct(configs, grids)
         self._stop_on_faults()
         text = self._text(merge_layers(self._base()))
-        return Plan(self.spec, ladder, same_point, configs, text)
+        return Plan(self.spec, grids, same_point, configs, text, self.levels)
 
     def _extended(
         self,
@@ -236,26 +248,61 @@ class Builder:
             )
         if spec.tune and not spec.tune_seeds:
             self._fault(("tune",), "needs `tune_seeds`, a list of seeds or how many")
-        for key in ("tune_seeds", "each_seed", "same", "same_as", "follow"):
+        for key in ("tune_seeds", "alternatives", "each_seed", "same", "same_as", "follow"):
             if getattr(spec, key) and not spec.tune:
                 self._fault((key,), "means nothing without `tune`")
         if "extend" in self.layer.tree and not spec.each_seed:
-            self._fault(("extend",), "means nothing without `each_seed: true`")
+            self._fault(("extend",), "means nothing without `each_seed`")
+        if not spec.arms:
+            self._fault(("arms",), "expected at least one arm, here or by `factors`")
 
-    def _check_grid(self, grid: Mapping[str, Any], marks: Mapping[KeyPath, str]) -> None:
+    def _check_grid(
+        self, under: str, grid: Mapping[str, Any], marks: Mapping[KeyPath, str]
+    ) -> None:
         for key, values in grid.items():
             place = mark_of(tuple(key.split(".")), marks)
             if not isinstance(values, list) or not values:
                 given = shown(json.dumps(values))
-                self.faults[f"{place}: tune.{key}: expected a list of values, got {given}"] = None
+                said = f"expected a list of values, got {given}"
+                self.faults[f"{place}: {under}.{key}: {said}"] = None
             elif len({repr(_number(value)) for value in values}) < len(values):
-                self.faults[f"{place}: tune.{key}: a value is given twice"] = None
-        if not self.faults:
-            more = 2 * self.spec.extend if self.spec.each_seed else 0
-            count = math.prod(len(values) + more for values in grid.values()) * len(self.spec.arms)
-            if count > MAX_CONFIGS:
-                said = f"{count:,} configurations; a study has at most {MAX_CONFIGS:,}"
-                self._fault(("tune",) if grid else ("arms",), said)
+                self.faults[f"{place}: {under}.{key}: a value is given twice"] = None
+
+    def _check_size(
+        self, grid: Mapping[str, Any], alternatives: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        more = 2 * self.spec.extend if self.spec.each_seed else 0
+        points = math.prod(len(values) + more for values in grid.values())
+        leaders = (self.spec.follow.get(arm, arm) for arm in self.spec.arms)
+        own = sum(math.prod(map(len, alternatives.get(arm, {}).values())) for arm in leaders)
+        if points * own > MAX_CONFIGS:
+            said = f"{points * own:,} configurations; a study has at most {MAX_CONFIGS:,}"
+            self._fault(("tune",) if grid else ("arms",), said)
+
+    def _check_alternatives(
+        self,
+        alternatives: Mapping[str, Mapping[str, Any]],
+        grid: Mapping[str, Any],
+        arms: Iterable[str],
+    ) -> None:
+        for arm, keys in alternatives.items():
+            place = ("alternatives", arm)
+            if arm not in arms:
+                self._fault(place, f"unknown arm {arm!r}{did_you_mean(arm, arms)}")
+            elif arm in self.spec.follow:
+                self._fault(place, f"follows {self.spec.follow[arm]}, so it is not tuned itself")
+            for key in keys:
+                if _overlaps(key, grid):
+                    self._fault((*place, key), "is tuned in all arms; keep one")
+
+    def _check_each_seed(self, arms: Iterable[str]) -> None:
+        listed = self.spec.each_seed
+        for arm in () if isinstance(listed, bool) else listed:
+            if arm not in arms:
+                self._fault(("each_seed",), f"unknown arm {arm!r}{did_you_mean(arm, arms)}")
+            elif arm in self.spec.follow:
+                leader = self.spec.follow[arm]
+                self._fault(("each_seed",), f"{arm} follows {leader}; name that one")
 
     def _check_same(self, grid: Mapping[str, Any], arms: Iterable[str]) -> None:
         same = flatten(self._sublayer("same").tree)
@@ -281,20 +328,31 @@ class Builder:
         if self.spec.same_as in follow:
             self._fault(("same_as",), f"{self.spec.same_as} is not tuned itself")
 
-    def _check_keys(self, arms: Mapping[str, Layer], grid: Mapping[str, Any]) -> None:
+    def _check_keys(
+        self, arms: Mapping[str, Layer], grid: Mapping[str, Any], own_tuned: Mapping[str, Layer]
+    ) -> None:
         """Keys that two parts of the file claim: no single configuration would show it."""
+        tuned: dict[KeyPath, list[str]] = {
+            ("arms", arm): _keys(own_tuned[leader])
+            for arm in arms
+            if (leader := self.spec.follow.get(arm, arm)) in own_tuned
+        }
+        everywhere = [*grid, *(key for layer in own_tuned.values() for key in _keys(layer))]
         own = ["name", "seed"]
         of_stages = ["dataset.val_size", "train.test_every"] if grid else []
         layers: list[tuple[KeyPath, Layer]] = [(("tune",), self._sublayer("tune"))]
+        layers += [(("alternatives", arm), layer) for arm, layer in own_tuned.items()]
         layers += [(("arms", arm), layer) for arm, layer in arms.items()]
         layers.append((("set",), self._sublayer("set")))
         layers += [(("--set",), layer) for layer in self._assigned()]
         for path, layer in layers:
             for key in _keys(layer):
                 place = f"{mark_of(tuple(key.split('.')), layer.marks)}: {'.'.join(map(str, path))}"
-                if key in own or (key in of_stages and path[0] in {"arms", "tune"}):
+                searched = path[0] in {"tune", "alternatives"}
+                taken = [*grid, *tuned.get(path, ())] if path[0] == "arms" else everywhere
+                if key in own or (key in of_stages and (searched or path[0] == "arms")):
                     self.faults[f"{place}: {key}: the study sets this key itself"] = None
-                elif path[0] != "tune" and _overlaps(key, grid):
+                elif not searched and _overlaps(key, taken):
                     self.faults[f"{place}: {key}: is tuned, so nothing else may fix it"] = None
                 if path[0] == "--set":
                     for arm, fixed in arms.items():
@@ -303,11 +361,12 @@ class Builder:
                             self.faults[f"{place}: {key}: {said}"] = None
 
     def _check_distinct(
-        self, configs: Mapping[tuple[Stage, str, Point], Config], points: Sequence[Point]
+        self, configs: Mapping[tuple[Stage, str, Point], Config], grids: Mapping[str, Grid]
     ) -> None:
         seen: dict[str, tuple[str, Point]] = {}
+        points = {arm: set(grid.points) for arm, grid in grids.items()}
         for (stage, arm, point), config in configs.items():
-            if stage != "final" or point not in points:
+            if stage != "final" or point not in points[arm]:
                 continue
             other_arm, other = seen.setdefault(config.hash, (arm, point))
             if (other_arm, other) == (arm, point):
@@ -339,6 +398,23 @@ class Builder:
             whole["tune_seeds"] = list(spec.tune_seeds)
         order = [key for key in StudyFile.model_fields if whole.get(key) not in (None, [], {})]
         return render_yaml({key: whole[key] for key in order})
+
+
+def _with_alternatives(grid: Grid, alternatives: Mapping[str, Sequence[Any]]) -> Grid:
+    """The grid of an arm that has alternatives of its own."""
+    if not alternatives:
+        return grid
+    own = {key: tuple(values) for key, values in alternatives.items()}
+    return replace(grid, values={**own, **grid.values}, unordered=tuple(own))
+
+
+def _wanted(grid: Grid, same: Mapping[str, Any]) -> list[Point]:
+    """The points at which an arm may come to be trained."""
+    wanted = list(grid.whole.points)
+    if same:
+        at_same = replace(grid, values={**grid.values, **{k: (v,) for k, v in same.items()}})
+        wanted += [point for point in at_same.points if point not in wanted]
+    return wanted
 
 
 def _assign(key: str, value: Any, marks: Mapping[KeyPath, str]) -> Layer:

@@ -49,7 +49,8 @@ def estimate_left(survey: Survey, runs_dir: Path) -> Estimate:
     study = survey.study
     unsettled = [row for row in survey.rows if row.point is None]
     for row in unsettled:  # any point does: the value of a learning rate costs no time
-        left += [study.configs[row.stage, row.arm, study.points[0]]] * len(row.seeds)
+        point = study.grids[row.arm].points[0]
+        left += [study.configs[row.stage, row.arm, point]] * len(row.seeds)
     seconds: float | None = 0.0
     for config in left:
         one = _run_seconds(config, same, speeds, images)

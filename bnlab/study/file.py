@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -58,8 +58,14 @@ class StudyFile(ConfigSection):
     """Laid over the base, for all arms."""
     overrides: tuple[str, ...] = ()
     """`--set` assignments that the study was run with; laid over `set`."""
-    arms: dict[Name, dict[str, Any] | None] = Field(min_length=1)
-    """What the study compares: by name, what each lays over the rest."""
+    factors: dict[Name, dict[Name, dict[str, Any] | None]] = Field(default_factory=dict)
+    """By factor, its levels, and what each lays over the rest: every combination is an arm, named
+    by its levels with `_` between them. A level that lays nothing over the rest is left out of the
+    name: `norm: {none: {model.norm: none}, batch: {}}` and `init: {he: {}, small: {...}}` make the
+    arms `none`, `none_small`, `batch` and `batch_small`."""
+    arms: dict[Name, dict[str, Any] | None] = Field(default_factory=dict)
+    """What the study compares, beside the combinations of `factors`: by name, what each lays over
+    the rest."""
     tune: dict[str, Any] = Field(default_factory=dict)
     """By key, the values that every arm is tried at; with several keys, all combinations. While
     tuning, `dataset.val_size` images are held out, the test set is not read and nothing is probed,
@@ -68,16 +74,21 @@ class StudyFile(ConfigSection):
     the last epoch only, unless `set` gives `train.test_every`."""
     tune_seeds: Annotated[tuple[Seed, ...], _count_from(FIRST_TUNE_SEED)] = ()
     """Seeds of the tuning runs: a list, or a count n for 1000 to 999 + n."""
+    alternatives: dict[Name, dict[str, Any]] = Field(default_factory=dict)
+    """By arm, further keys that it alone is tuned over, with their values: each is tried with every
+    point of `tune`, as where the arm without a norm may choose its initialization. Alternatives
+    have no order: there is no edge to extend, and a neighborhood holds all of them."""
     seeds: Annotated[tuple[Seed, ...], _count_from(0)] = Field(min_length=1)
     """Seeds of the final runs: a list, or a count n for 0 to n - 1."""
-    each_seed: bool = False
-    """Whether every final seed tunes for itself, so that tuning is part of what is compared and the
-    intervals hold for all of it. The tuning seeds are then a pilot that finds the neighborhood: for
-    each arm the best value of the grid and the values beside it. Every final seed is trained at
-    each of these with images held out, and then on all images at its own best. Costs an arm
-    (tuning seeds x grid) + 3 n + n runs; with k tuned keys 3^k n + n. An arm whose best stays at
-    the edge of the grid gets no final runs. `same_as` means the pilot's choice, for that arm too,
-    and is exploratory: it was not tuned with the seeds it is trained with."""
+    each_seed: bool | tuple[Name, ...] = False
+    """Whether every final seed tunes for itself, in all arms that are tuned or in those listed, so
+    that tuning is part of what is compared and the intervals hold for all of it. The tuning seeds
+    are then a pilot that finds the neighborhood: for each arm the best value of the grid and the
+    values beside it. Every final seed is trained at each of these with images held out, and then on
+    all images at its own best. Costs an arm (tuning seeds x grid) + 3 n + n runs; with k tuned keys
+    3^k n + n. An arm whose best stays at the edge of the grid gets no final runs. `same_as` means
+    the pilot's choice, for that arm too, and is exploratory: it was not tuned with the seeds it is
+    trained with."""
     extend: int = Field(2, ge=0, le=10)
     """With `each_seed`, the most values by which the pilot goes on beyond either end of the grid as
     long as its best lies there: numbers only, in the ratio of the last two. Their runs are in no
@@ -92,7 +103,9 @@ class StudyFile(ConfigSection):
     same_as: str | None = None
     """An arm: all others are trained at its best values too in the final stage."""
     follow: dict[Name, Name] = Field(default_factory=dict)
-    """By arm, another arm at whose best values it is trained instead of being tuned itself."""
+    """By arm, another arm at whose best values it is trained instead of being tuned itself; or by
+    factor, one of its levels: `budget: whole` lets every arm follow that one which differs from it
+    in having the whole budget."""
     budget: Budget = Budget()
     presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """By name, what is laid over this file to make the same study smaller or larger."""
@@ -104,32 +117,49 @@ class Plan:
 
     Attributes:
         spec: The file.
-        grid: The tuned values and how they may go on.
+        grids: By arm, the values that it is tuned over, or that the arm is which it follows, and
+            how they may go on.
         same: The point of `same`, if given.
+        levels: By arm that is a combination of factors, its level of each.
         configs: By stage, arm and point; their seed is 0.
         text: The study as YAML that loads without its base's files.
     """
 
     spec: StudyFile
-    grid: Grid
+    grids: Mapping[str, Grid]
     same: Point | None
     configs: Mapping[tuple[Stage, str, Point], Config]
     text: str
+    levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
-    def points(self) -> tuple[Point, ...]:
-        """The grid as it is written; one empty point without `tune`."""
-        return self.grid.points
+    def keys(self) -> tuple[str, ...]:
+        """All keys that are tuned, in whichever arm; none without `tune`."""
+        return tuple(dict.fromkeys(key for grid in self.grids.values() for key in grid.values))
 
     @property
     def tuned(self) -> bool:
         """Whether the study has stages."""
-        return bool(self.grid.values)
+        return bool(self.keys)
 
     @property
     def tuned_arms(self) -> tuple[str, ...]:
         """Arms that are tried at every point; none in a study without `tune`."""
         return tuple(arm for arm in self.spec.arms if self.tuned and arm not in self.spec.follow)
+
+    def leader(self, arm: str) -> str:
+        """The arm at whose best it is trained: itself, unless it follows another."""
+        return self.spec.follow.get(arm, arm)
+
+    def each(self, arm: str) -> bool:
+        """Whether the final seeds of an arm, or of the one that it follows, tune for themselves."""
+        chosen = self.spec.each_seed
+        return chosen if isinstance(chosen, bool) else self.leader(arm) in chosen
+
+    def at_values(self, arm: str, values: Point, own: Point) -> Point:
+        """Values of `tune` that all arms share, and of its own alternatives those of `own`."""
+        given = {key: value for key, value in values if key not in self.grids[arm].unordered}
+        return tuple((key, given.get(key, value)) for key, value in own)
 
     def seeds(self, stage: Stage) -> tuple[int, ...]:
         """The seeds of one stage."""

@@ -15,6 +15,7 @@ from bnlab.config import (
 from bnlab.errors import ConfigError, did_you_mean, shown
 from bnlab.records import read_study
 from bnlab.study.build import Builder
+from bnlab.study.factors import cross
 from bnlab.study.file import (
     Plan,
     StudyFile,
@@ -73,7 +74,9 @@ def load_plan(
     if stored_seeds and stored is not None:
         planned = ("seeds", "tune_seeds")
         layer.tree.update({key: stored.tree[key] for key in planned if key in stored.tree})
-    return Builder(file, layer, build_section(StudyFile, layer)).build()
+    crossed = cross(layer, build_section(StudyFile, layer))
+    spec = build_section(StudyFile, crossed.layer)
+    return Builder(file, crossed.layer, spec, crossed.levels).build()
 
 
 def _with_preset(file: Path, layer: Layer, preset: str) -> Layer:

@@ -6,7 +6,7 @@ out again each time from what is finished.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,13 @@ class Grid:
         values: By key; nothing where nothing is tuned.
         below: By key, smaller values by which it may be extended, the nearest first.
         above: By key, greater ones, likewise.
+        unordered: Keys whose values are mere alternatives, numbers or not.
     """
 
     values: Mapping[str, tuple[Any, ...]]
     below: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     above: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    unordered: tuple[str, ...] = ()
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -56,14 +58,16 @@ class Grid:
                 side[key] = tuple(rest)
                 inside = values[key]
                 values[key] = (nearest, *inside) if edge == "low" else (*inside, nearest)
-        return Grid(values, below, above)
+        return Grid(values, below, above, self.unordered)
 
     @property
     def neighbors(self) -> int:
         """Points of a neighborhood inside the grid: three values of a key, all where unordered."""
         return math.prod(
-            min(3, len(values)) if all(map(is_number, values)) else len(values)
-            for values in self.whole.values.values()
+            min(3, len(values))
+            if key not in self.unordered and all(map(is_number, values))
+            else len(values)
+            for key, values in self.whole.values.items()
         )
 
 
@@ -107,10 +111,12 @@ class Pilot:
     Attributes:
         points: The grid as far as it is extended.
         choice: The best of it; None until every run is finished and the grid goes no further.
+        unordered: Keys of the grid whose values have no order.
     """
 
     points: tuple[Point, ...]
     choice: Choice | None
+    unordered: tuple[str, ...] = ()
 
     @property
     def stuck(self) -> bool:
@@ -122,7 +128,7 @@ class Pilot:
         """Where each final seed tunes itself; nothing before the best is known to lie inside."""
         if self.choice is None or self.stuck:
             return ()
-        return neighborhood(self.choice.point, self.points)
+        return neighborhood(self.choice.point, self.points, self.unordered)
 
 
 def follow_pilot(grid: Grid, best_of: Callable[[tuple[Point, ...]], Choice | None]) -> Pilot:
@@ -136,7 +142,7 @@ def follow_pilot(grid: Grid, best_of: Callable[[tuple[Point, ...]], Choice | Non
         choice = best_of(grid.points)
         wider = grid if choice is None else grid.widened(choice.edges)
         if wider == grid:
-            return Pilot(grid.points, choice)
+            return Pilot(grid.points, choice, grid.unordered)
         grid = wider
 
 
@@ -146,6 +152,7 @@ def own_choices(
     *,
     images: int,
     higher_is_better: bool = True,
+    unordered: Collection[str] = (),
 ) -> dict[int, Choice]:
     """What each seed chooses by its own scores; without the seeds that lack one.
 
@@ -154,12 +161,14 @@ def own_choices(
         seeds: Those asked for.
         images: As for `choose`.
         higher_is_better: As for `choose`.
+        unordered: As for `choose`.
     """
     return {
         seed: choose(
             {point: [by_seed[seed]] for point, by_seed in scores.items()},
             images=images,
             higher_is_better=higher_is_better,
+            unordered=unordered,
         )
         for seed in seeds
         if scores and all(seed in by_seed for by_seed in scores.values())

@@ -16,13 +16,11 @@ from bnlab.study.survey import OWN_BEST, STATES, MatrixRow, Survey
 
 def render_plan(survey: Survey) -> str:
     """The matrix: a row per arm and point, with its cells counted by state."""
-    keys = [key for key, _ in survey.study.points[0]]
+    keys = survey.study.keys
     header = ["stage", "arm", *keys, "seeds", *STATES]
     lines = []
     for row in survey.rows:
-        values = (
-            [show_value(v) for _, v in row.point] if row.point is not None else ["?"] * len(keys)
-        )
+        values = _show_values(row.point, keys)
         if row.why and values:
             values[-1] += f" ({row.why})"
         counts = [str(row.counts.get(state, 0) or "-") for state in STATES]
@@ -33,12 +31,20 @@ def render_plan(survey: Survey) -> str:
     return render_table(header, lines)
 
 
+def _show_values(point: Point | None, keys: Sequence[str]) -> list[str]:
+    """A point by key; a dash for what is no alternative of its arm, `?` before it is settled."""
+    if point is None:
+        return ["?"] * len(keys)
+    given = dict(point)
+    return [show_value(given[key]) if key in given else "-" for key in keys]
+
+
 def render_choices(survey: Survey) -> str:
     """What tuning chose, with a warning where the grid should be extended."""
     select, tried = survey.study.spec.select, len(survey.study.spec.tune_seeds)
     lines = []
     for arm, choice in survey.choices.items():
-        each_seed = survey.study.spec.each_seed
+        each_seed = survey.study.each(arm)
         line = f"{arm}: {'the pilot has its ' * each_seed}best {show_point(choice.point)}"
         line += f" ({select} {show_metric(select, choice.score)})"
         if diverged := survey.tuning_row(arm).counts.get("diverged", 0):
@@ -95,13 +101,13 @@ def _chosen(survey: Survey, arm: str) -> dict[Point, list[int]]:
 def render_results(survey: Survey) -> str:
     """Per arm and point of the final stage: how many runs, and their mean."""
     report = survey.study.spec.report
-    keys = [key for key, _ in survey.study.points[0]]
+    keys = survey.study.keys
     lines = []
     for result in results(survey):
         if result["values"] is None:
             values = [_show_spread(result["chosen"], key) for key in keys]
         else:
-            values = [show_value(value) for value in result["values"].values()]
+            values = _show_values(tuple(result["values"].items()), keys)
         shown = "-" if result["mean"] is None else show_metric(report, result["mean"])
         why = [result["why"]] if survey.study.tuned else []
         counts = [str(result["n"]), str(result["diverged"])]
@@ -114,7 +120,10 @@ def _show_spread(chosen: Sequence[Mapping[str, Any]], key: str) -> str:
     """`0.03 (2), 0.1 (10)`: the values of a key with how many seeds chose each."""
     counts: Counter[Any] = Counter()
     for one in chosen:
-        counts[show_value(one["values"][key])] += len(one["seeds"])
+        value = one["values"].get(key)
+        counts["-" if value is None else show_value(value)] += len(one["seeds"])
+    if set(counts) == {"-"}:
+        return "-"
     return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
@@ -176,7 +185,7 @@ def study_as_data(survey: Survey, estimate: Estimate | None = None) -> dict[str,
                 "near": [dict(point) for point in choice.near],
                 "on_edge": list(choice.edges),
                 "diverged": survey.tuning_row(arm).counts.get("diverged", 0),
-                **(_own_as_data(survey, arm) if survey.study.spec.each_seed else {}),
+                **(_own_as_data(survey, arm) if survey.study.each(arm) else {}),
             }
             for arm, choice in survey.choices.items()
         },

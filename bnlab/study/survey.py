@@ -163,9 +163,7 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
             surveyor.add("final", arm, ())
         return surveyor.survey({}, {})
     pilots = {arm: surveyor.pilot(arm) for arm in study.tuned_arms}
-    own = {}
-    if study.spec.each_seed:
-        own = {arm: surveyor.each_seed(arm, pilot) for arm, pilot in pilots.items()}
+    own = {arm: surveyor.each_seed(arm, pilot) for arm, pilot in pilots.items() if study.each(arm)}
     for arm in study.spec.arms:
         _add_final(surveyor, arm, pilots, own)
     return surveyor.survey(pilots, own)
@@ -226,14 +224,15 @@ class _Surveyor:
                 {point: list(scores.values()) for point, scores in self._scores(tried).items()},
                 images=self._images(tried),
                 higher_is_better=self._higher_is_better,
+                unordered=self.study.grids[arm].unordered,
             )
 
-        return follow_pilot(self.study.grid, best_of)
+        return follow_pilot(self.study.grids[arm], best_of)
 
     def each_seed(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
         """What each final seed chose, of those that have tried the whole neighborhood."""
         if pilot.choice is None:
-            for _ in range(self.study.grid.neighbors):
+            for _ in range(self.study.grids[arm].neighbors):
                 self.add("each", arm, None)
         tried = {point: self.add("each", arm, point) for point in pilot.neighborhood}
         return own_choices(
@@ -241,6 +240,7 @@ class _Surveyor:
             self.study.spec.seeds,
             images=self._images(tried),
             higher_is_better=self._higher_is_better,
+            unordered=pilot.unordered,
         )
 
     @property
@@ -267,26 +267,29 @@ def _add_final(
     own: Mapping[str, Mapping[int, Choice]],
 ) -> None:
     """The final rows of an arm in a tuned study; none where the best lies outside the grid."""
-    spec = surveyor.study.spec
-    leader = spec.follow.get(arm, arm)
+    study = surveyor.study
+    spec, leader, each = study.spec, study.leader(arm), study.each(arm)
     of_leader = f" of {leader}" if leader != arm else ""
-    if not spec.each_seed:
+    if not each:
         choice = pilots[leader].choice
         surveyor.add("final", arm, choice.point if choice else None, f"best{of_leader}")
     elif not pilots[leader].stuck:
         _add_own_best(surveyor, arm, pilots[leader], own[leader], f"{OWN_BEST}{of_leader}")
-    if leader != arm or (spec.each_seed and pilots[arm].stuck):
+    if leader != arm or (each and pilots[arm].stuck):
         return
     # Stage 2 of an arm begins when its tuning is over, whichever point it is trained at.
-    tuned = pilots[arm].choice is not None
-    if surveyor.study.same is not None:
-        surveyor.add("final", arm, surveyor.study.same if tuned else None, "same")
+    own_choice = pilots[arm].choice
+    if study.same is not None:
+        point = study.at_values(arm, study.same, own_choice.point) if own_choice else None
+        surveyor.add("final", arm, point, "same")
     # At its own best the arm itself is trained anyway, but for seeds that tune for themselves.
-    if spec.same_as is not None and (spec.each_seed or spec.same_as != arm):
-        other = pilots[spec.same_as]
-        if not (spec.each_seed and other.stuck):
-            point = other.choice.point if tuned and other.choice else None
-            pilot = "'s pilot" if spec.each_seed else ""
+    if spec.same_as is not None and (each or spec.same_as != arm):
+        other, other_each = pilots[spec.same_as], study.each(spec.same_as)
+        if not (other_each and other.stuck):
+            point = None
+            if own_choice and other.choice:
+                point = study.at_values(arm, other.choice.point, own_choice.point)
+            pilot = "'s pilot" if other_each else ""
             surveyor.add("final", arm, point, f"same as {spec.same_as}{pilot}")
 
 
