@@ -397,11 +397,13 @@ def test_a_resolved_configuration_is_restored_with_its_hash() -> None:
 # ------------------------------------------------------------------------------ what is recorded
 
 REFERENCE = Path(__file__).parents[1] / "runs" / "reference"
+RECORDED = Path(__file__).with_name("recorded.tar.xz")
+"""One run of each arm of the first edition's claims, kept for its configuration and its hash."""
 
 
 def recorded_arms() -> list[RunFiles]:
-    """One run of each arm in the reference."""
-    arms = {run.root.parent: run for run in find_runs([REFERENCE]).runs}
+    """One run of each arm in the reference and of those recorded before."""
+    arms = {run.root.parent: run for run in find_runs([REFERENCE, RECORDED]).runs}
     return list(arms.values())
 
 

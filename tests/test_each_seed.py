@@ -358,7 +358,6 @@ def test_evidence_is_every_seed_at_its_own_best_learning_rate(made: Callable[...
     assert found.evidence.chosen == {"none": 0.1, "batch": 0.9}
     assert list(found.evidence.lrs) == [*GRID, 0.9, 2.7]
     assert list(np.isnan(found.evidence.sweep["none"][0])) == [False] * 3 + [True] * 2
-    assert found.evidence.edges == ()
     finding = Finding(CLAIMS["accuracy"], found, None, Verdict("NOT TESTED"), "", ())
     (arms,) = (arm for arm in as_data([finding])["claims"][0]["arms"] if arm["arm"] == "batch")
     assert (arms["lr"], arms["lrs"]) == (0.9, {0: 0.9, 1: 0.3, 2: 0.9, 3: 0.3})

@@ -111,6 +111,7 @@ CLAIMS.register("rms_helps")(
     Claim(
         name="rms_helps",
         statement="Root mean square normalization raises accuracy.",
+        against="Networks that do as well without it.",
         sources=("a package of another's",),
         definition="Test accuracy with it less that without.",
         formula="accuracy(rms) - accuracy(none)",

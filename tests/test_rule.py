@@ -126,7 +126,7 @@ def test_an_effect_that_scores_failures_leaves_no_seed_out() -> None:
     contrast = claim.contrast(evidence(none, none + 0.02, first(2)))
     assert len(contrast.differences) == 12
     assert contrast.failures is not None
-    assert {n for n in CLAIMS if CLAIMS[n].scores_failures} == {"depth", "higher_lr"}
+    assert {n for n in CLAIMS if CLAIMS[n].scores_failures} == {"higher_lr"}
 
 
 def test_naming_seeds_are_no_part_of_the_counts() -> None:

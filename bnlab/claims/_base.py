@@ -24,6 +24,46 @@ from bnlab.claims._contrast import (
     make_median_contrast,
     show_effect,
 )
+from bnlab.config import Config
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """A run that is simulated.
+
+    Attributes:
+        arm: Of the claim's study.
+        levels: Its level of each factor.
+        config: How it is trained.
+        effect: The true effect of the claim, in storage units.
+        noise: What its seed adds to its accuracy.
+        response: By learning rate, what accuracy loses beside the best one; at most 0.
+    """
+
+    arm: str
+    levels: Mapping[str, str]
+    config: Config
+    effect: float
+    noise: float
+    response: Callable[[float], float]
+
+    @property
+    def lost(self) -> float:
+        """What its own learning rate loses."""
+        return self.response(self.config.optim.lr)
+
+    def reach(self, accuracy: float) -> dict[str, float | Array]:
+        """Every accuracy that a run records, where all of them are alike."""
+        found = accuracy + self.lost + self.noise
+        return dict.fromkeys(ACCURACIES, found)
+
+
+ACCURACIES = (
+    "train/accuracy",
+    "val/accuracy",
+    "test/accuracy",
+    "probe/test_accuracy/population",
+)
 
 Label: TypeAlias = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT TESTED"]
 
@@ -60,6 +100,7 @@ class Claim:
     Attributes:
         name: Stem of its file and of its study's.
         statement: The documents' sentence, in English.
+        against: What would count against it, in words.
         sources: Documents that state it, and papers on it.
         definition: What is measured, in words.
         formula: The effect; positive favors the claim.
@@ -79,12 +120,20 @@ class Claim:
             reached, a learning rate of no use), so that no seed is left out of it.
         failures: Whether runs diverged, by arm, where that counts as failing; by default the final
             runs of its arms.
+        bounded: Whether the claim is that an amount stays below the smallest of interest, instead
+            of being at least that.
+        again: The same once more, elsewhere: the verdict needs both.
+        place: Where this is measured, in words, of a claim that is measured in two places.
+        depends: What it depends on, in words, where it holds in one place and not in the other.
         judge: From the contrast and the smallest effect to the verdict, if not by the common rule.
-        study: Its study file; by default that of its name among bnlab's own.
+        imagine: What a run would show if the effect were so large; see `_calibration`.
+        study: Its study file, or another claim whose study it is judged by; by default that of its
+            own name among bnlab's own.
     """
 
     name: str
     statement: str
+    against: str
     sources: tuple[str, ...]
     definition: str
     formula: str
@@ -100,8 +149,13 @@ class Claim:
     about_training: bool = False
     scores_failures: bool = False
     failures: Callable[[Evidence], Mapping[str, Array]] = lambda evidence: evidence.diverged
+    bounded: bool = False
+    again: "Claim | None" = None
+    place: str = ""
+    depends: str = ""
     judge: "Judge | None" = None
-    study: Path | None = None
+    imagine: "Imagine | None" = None
+    study: Path | str | None = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -118,6 +172,10 @@ class Claim:
         The headline is that of the seeds on which every run of both sides trained; what it would be
         with diverged runs as guesses stands among the details.
         """
+        again = self.again.contrast(evidence) if self.again else None
+        return replace(self._contrast(evidence), again=again)
+
+    def _contrast(self, evidence: Evidence) -> Contrast:
         measured = self.measure(evidence)
         failures = self._failures(evidence, len(measured.differences))
         if failures is None or not failures.set_apart:
@@ -150,6 +208,13 @@ class Claim:
         found = Failures(treated, control, names, set_apart=not self.scores_failures)
         return found if found.any.any() else None
 
+    def power_at(self, preset: str) -> float:
+        """Effect at which the power is told: twice the smallest of interest.
+
+        Of an amount that is to stay below it: how far below it half of it lies.
+        """
+        return self.smallest(preset) * (0.5 if self.bounded else 2)
+
     @property
     def scale(self) -> float:
         """Factor from storage to tables."""
@@ -176,10 +241,13 @@ Judge: TypeAlias = Callable[[Claim, Contrast, float], Verdict]
 """Claim, contrast, and the smallest effect of interest under its preset."""
 
 
+Imagine: TypeAlias = Callable[[Imagined], Mapping[str, float | Array]]
+"""From an imagined run to what it records, by tag; an array is a curve over epochs."""
+
+
 def best_lrs(evidence: Evidence) -> str:
-    """Which learning rate was best in which arm that was tuned, in words."""
-    tuned = {arm: lr for arm, lr in evidence.chosen.items() if arm in evidence.sweep}
-    return "best lr: " + ", ".join(f"{arm} {lr:g}" for arm, lr in tuned.items())
+    """At which learning rate each arm that was tuned is trained, in words."""
+    return "best lr: " + "; ".join(f"{arm} {told}" for arm, told in evidence.told.items())
 
 
 def divergences(evidence: Evidence) -> tuple[str, ...]:

@@ -67,15 +67,21 @@ class Evidence:
     A score is a fraction of images; that of a diverged run is chance.
 
     Attributes:
-        best: By arm, test scores at its own best learning rate (at its only one in a study that
-            tunes nothing): (seeds,), in the order of the study's seeds.
+        best: By arm, test scores at its own best point (at its only one in a study that tunes
+            nothing): (seeds,), in the order of the study's seeds. Where each seed tunes for itself,
+            each at its own best.
         same: By arm, test scores at one learning rate for all, that of the study's `same_as` or
             `same`.
-        sweep: By arm, validation scores: (tuning seeds, learning rates).
+        levels: By arm that is a combination of factors, its level of each.
+        sweep: By arm, validation scores at its best alternatives; NaN at a learning rate that it
+            was not tried at: (tuning seeds, learning rates).
         lrs: The learning rates tried, rising: (learning rates,).
-        chosen: By arm, its best learning rate.
+        chosen: By arm, its best learning rate by the tuning seeds.
+        told: By arm that was tuned, in words what it is trained at.
+        pilot: By arm that was tuned, the mean validation score of its tuning seeds at the best.
         diverged: By arm, whether its final run diverged, 0 or 1: (seeds,).
-        epochs: By arm, how long it is trained.
+        epochs: By arm, how often its final runs go through as many images as the arm with the most
+            has: an epoch over half of them is half a one.
         seconds: By arm, training seconds an epoch, the median over runs of each run's median.
         sweep_diverged: By arm, whether a tuning run diverged: (tuning seeds, learning rates).
         readings: By arm and tag, what the final runs recorded at their end; NaN where a run lacks
@@ -86,22 +92,35 @@ class Evidence:
 
     best: Mapping[str, Array]
     same: Mapping[str, Array] = field(default_factory=dict)
+    levels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     sweep: Mapping[str, Array] = field(default_factory=dict)
     lrs: Array = field(default_factory=lambda: np.zeros(0))
     chosen: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
+    pilot: Mapping[str, float] = field(default_factory=dict)
     diverged: Mapping[str, Array] = field(default_factory=dict)
-    epochs: Mapping[str, int] = field(default_factory=dict)
+    epochs: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     sweep_diverged: Mapping[str, Array] = field(default_factory=dict)
     readings: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     preset: str = ""
 
-    @property
-    def edges(self) -> tuple[str, ...]:
-        """Arms whose best learning rate is the smallest or largest tried."""
-        ends = {float(self.lrs[0]), float(self.lrs[-1])} if len(self.lrs) > 1 else set()
-        return tuple(arm for arm, lr in self.chosen.items() if lr in ends)
+    def arms(self, factor: str, **levels: str) -> dict[str, str]:
+        """By level of a factor, in the study's order, the arm of it and these other levels.
+
+        A factor of the study that is not named stays at its first level.
+        """
+        firsts = {**next(iter(self.levels.values()), {}), **levels}
+        return {
+            chosen[factor]: arm
+            for arm, chosen in self.levels.items()
+            if all(chosen[other] == firsts[other] for other in chosen if other != factor)
+        }
+
+    def reading(self, arm: str, tag: str) -> Array:
+        """What an arm's final runs recorded, NaN where they did not: (seeds,)."""
+        return self.readings.get(arm, {}).get(tag, np.full(len(self.best[arm]), math.nan))
 
 
 @dataclass(frozen=True)
@@ -219,6 +238,7 @@ class Contrast:
         guard: Why no verdict may be built on it; "" if nothing stands against one.
         chart: The decisive plot, where the effect by seed and the learning rates are not enough.
         failures: Where runs of the headline diverged; None where none did.
+        again: The same measured once more, elsewhere, where the verdict needs both.
     """
 
     differences: Array
@@ -230,6 +250,7 @@ class Contrast:
     guard: str = ""
     chart: Chart | None = None
     failures: Failures | None = None
+    again: "Contrast | None" = None
 
     @property
     def seeds(self) -> int:
@@ -241,7 +262,7 @@ class Contrast:
         """Effect and limits at the level at which a claim is judged."""
         if isinstance(self.effect, MedianEffect):
             return self.effect.interval(CLAIM_LEVEL)
-        return _mean(self.differences, CLAIM_LEVEL)
+        return _mean(self.differences[np.isfinite(self.differences)], CLAIM_LEVEL)
 
     @property
     def test(self) -> str:
@@ -266,19 +287,21 @@ def make_contrast(
     """The contrast of one effect a seed.
 
     Args:
-        differences: Oriented so that positive favors the claim: (seeds,).
+        differences: Oriented so that positive favors the claim; NaN on a seed on which a run broke
+            down before there was one: (seeds,).
         details: Further numbers.
         remarks: What to know about the effect.
         guard: Why no verdict may be built on it.
         chart: The decisive plot.
     """
     generator = np.random.default_rng(0)  # above 20 seeds the test draws its sign patterns
-    interval = _mean(differences, LEVEL)
+    known = differences[np.isfinite(differences)]
+    interval = _mean(known, LEVEL)
     return Contrast(
         differences,
         interval,
         interval,
-        sign_flip_p(differences, generator=generator) if len(differences) else 1.0,
+        sign_flip_p(known, generator=generator) if len(known) else 1.0,
         tuple(details),
         tuple(remarks),
         guard,
@@ -319,24 +342,23 @@ def make_median_contrast(
 
 
 def detail(name: str, values: Array, unit: Unit = "pp") -> Detail:
-    """A further number with Student's interval, from one value a seed."""
-    return Detail(name, mean_interval(values, LEVEL), unit)
+    """A further number with Student's interval, from one value a seed, or what of them is known."""
+    return Detail(name, _mean(values[np.isfinite(values)], LEVEL), unit)
 
 
-def named_range(scores: Array) -> Array:
+def named_range(scores: Array, names: Array) -> Array:
     """How far settings spread an arm's scores, one value a seed that noise does not widen.
 
-    The medians of the first `NAMING` seeds name the best and the worst setting (a single diverged
-    run does not move a median), and the others measure the difference between these two. The
-    maximum less the minimum of a seed's own scores would be large for a noisy arm whose settings do
-    not matter at all; and were every seed to name for all others, the values would hang together
-    and their interval be too narrow.
+    Other seeds name the best and the worst setting, and these measure the difference between the
+    two. The maximum less the minimum of a seed's own scores would be large for a noisy arm whose
+    settings do not matter at all; and were every seed to name for all others, the values would hang
+    together and their interval be too narrow.
 
     Args:
-        scores: (seeds, settings), more than `NAMING` seeds.
+        scores: (seeds, settings).
+        names: By what the best and the worst are named: (settings,).
 
     Returns:
-        Differences: (seeds - NAMING,).
+        Differences: (seeds,).
     """
-    named, measured = np.median(scores[:NAMING], axis=0), scores[NAMING:]
-    return np.asarray(measured[:, named.argmax()] - measured[:, named.argmin()])
+    return np.asarray(scores[:, names.argmax()] - scores[:, names.argmin()])

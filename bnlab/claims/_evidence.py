@@ -5,7 +5,7 @@ it was trained for does not matter.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,9 @@ from bnlab.claims._base import CLAIMS
 from bnlab.claims._contrast import Array, Evidence
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
-from bnlab.study.file import Plan, Stage
+from bnlab.study.file import Plan, Stage, show_value
 from bnlab.study.load import load_plan, stored_layer
-from bnlab.study.pilot import Pilot, follow_pilot, own_choices
+from bnlab.study.pilot import Pilot, follow_pilot, own_choices, pilot_scores
 
 PRESETS = ("full", "quick", "smoke")
 """From the strongest evidence to none."""
@@ -48,11 +48,11 @@ def study_file(name: str) -> Path:
         ConfigError: If there is no such claim, or its study is not there.
     """
     own = CLAIMS[name].study
-    if own is not None:
+    if isinstance(own, Path):
         return own
     package = Path(__file__).parents[1]
     for configs in (package.parent / "configs", package / "configs"):
-        path = configs / "claims" / f"{name}.yaml"
+        path = configs / "claims" / f"{own or name}.yaml"
         if path.exists():
             return path
     raise ConfigError(f"{path}: missing; install bnlab again, or run it from a whole checkout")
@@ -60,7 +60,8 @@ def study_file(name: str) -> Path:
 
 def stored_study(name: str, preset: str) -> str:
     """Where a claim's study is kept as it was run, below the runs folder."""
-    return f"{SHARED}/{name}-{preset}.yaml"
+    own = CLAIMS[name].study
+    return f"{SHARED}/{own if isinstance(own, str) else name}-{preset}.yaml"
 
 
 def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
@@ -126,6 +127,7 @@ class Gathered:
         guard: Why no verdict may be built on these runs; "" if nothing stands against one.
         own: By arm and final seed, what that seed chose, where each seed tunes for itself.
         stuck: Arms that are then not trained, as their best lies at the edge of the grid.
+        failed: Arms all of whose tuning runs diverged.
     """
 
     preset: str
@@ -139,6 +141,7 @@ class Gathered:
     guard: str
     own: Mapping[str, Mapping[int, Choice]] = field(default_factory=dict)
     stuck: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def own_lrs(self, arm: str) -> dict[int, float]:
         """The learning rate that each final seed chose; nothing where one stands for all."""
@@ -163,7 +166,7 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         preset,
         len(runs),
         total,
-        _evidence(plan, preset, cells, best, same, pilots) if whole else None,
+        _evidence(plan, preset, cells, best, same, pilots, own) if whole else None,
         runs,
         index.all_like(runs),
         {arm: one.choice for arm, one in pilots.items() if one.choice is not None},
@@ -171,6 +174,7 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         SMOKE_GUARD if preset == "smoke" else "",
         own,
         stuck,
+        tuple(arm for arm, one in pilots.items() if cells.failed(arm, one)),
     )
 
 
@@ -265,13 +269,25 @@ class _Cells:
             if any(len(runs) < len(seeds) for runs in tried.values()):
                 return None
             scores = {
-                point: _scores(runs, seeds, SCORED["tune"]).tolist()
+                point: pilot_scores(
+                    _scores(runs, seeds, SCORED["tune"]).tolist(),
+                    [runs[seed].diverged for seed in seeds],
+                    each_seed=self.plan.each(arm),
+                )
                 for point, runs in tried.items()
             }
             unordered = self.plan.grids[arm].unordered
             return choose(scores, images=_val_images(tried), unordered=unordered)
 
         return follow_pilot(self.plan.grids[arm], best_of)
+
+    def failed(self, arm: str, pilot: Pilot) -> bool:
+        """Whether the tuning of an arm is over and every run of it diverged."""
+        seeds = self.plan.spec.tune_seeds
+        tried = [self.runs("tune", arm, point, seeds) for point in pilot.points]
+        return pilot.choice is not None and all(
+            run.diverged for runs in tried for run in runs.values()
+        )
 
     def own(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
         """What each final seed chose, of those that have tried the whole neighborhood."""
@@ -312,15 +328,15 @@ def _evidence(
     best: Mapping[str, Points],
     same: Mapping[str, Points],
     pilots: Mapping[str, Pilot],
+    own: Mapping[str, Mapping[int, Choice]],
 ) -> Evidence:
     final = {arm: cells.final(arm, points) for arm, points in best.items()}
-    tried = dict.fromkeys(point for pilot in pilots.values() for point in pilot.points)
-    rising = sorted(tried, key=_lr)
-    chosen = {arm: pilots[plan.spec.follow.get(arm, arm)].choice for arm in best if plan.tuned}
-    epochs = {
-        arm: plan.configs["final", arm, point].train.epochs
-        for arm, points in best.items()
-        for point in points.values()
+    lrs = sorted({_lr(point) for pilot in pilots.values() for point in pilot.points if point})
+    choices = {arm: one.choice for arm, one in pilots.items() if one.choice is not None}
+    followed = {arm: choices[plan.leader(arm)] for arm in best if plan.leader(arm) in choices}
+    rising = {
+        arm: [plan.at_values(arm, ((LR, lr),), choice.point) for lr in lrs]
+        for arm, choice in choices.items()
     }
     return Evidence(
         best={arm: _scores(runs, plan.spec.seeds, SCORED["final"]) for arm, runs in final.items()},
@@ -328,27 +344,66 @@ def _evidence(
             arm: _scores(cells.final(arm, points), plan.spec.seeds, SCORED["final"])
             for arm, points in same.items()
         },
-        sweep={arm: cells.sweep(arm, one, rising, _validated) for arm, one in pilots.items()},
-        lrs=np.array([_lr(point) for point in rising]),
-        chosen={arm: _lr(choice.point) for arm, choice in chosen.items() if choice is not None},
+        levels=plan.levels,
+        sweep={
+            arm: cells.sweep(arm, pilots[arm], points, _validated) for arm, points in rising.items()
+        },
+        lrs=np.array(lrs),
+        chosen={arm: _lr(choice.point) for arm, choice in followed.items()},
+        told={
+            arm: _told(choice, own.get(arm), len(plan.spec.seeds))
+            for arm, choice in choices.items()
+        },
+        pilot={arm: choice.score for arm, choice in choices.items()},
         diverged={
             arm: np.array([float(runs[seed].diverged) for seed in plan.spec.seeds])
             for arm, runs in final.items()
         },
-        epochs=epochs,
+        epochs=_epochs(final),
         seconds={
             arm: float(np.median([np.median(run.curves["seconds"]) for run in timed]))
             for arm, runs in final.items()
             if (timed := [run for run in runs.values() if _timed(run)])
         },
         sweep_diverged={
-            arm: cells.sweep(arm, one, rising, lambda run: float(run.diverged))
-            for arm, one in pilots.items()
+            arm: cells.sweep(arm, pilots[arm], points, lambda run: float(run.diverged))
+            for arm, points in rising.items()
         },
         readings={arm: _readings(runs, plan.spec.seeds) for arm, runs in final.items()},
         curves={arm: _curves(runs, plan.spec.seeds) for arm, runs in final.items()},
         preset=preset,
     )
+
+
+def _told(choice: Choice, own: Mapping[int, Choice] | None, seeds: int) -> str:
+    """`0.1`, of a pilot; of seeds that each chose, `0.03 (2 of 12 seeds), 0.1 (10)`."""
+
+    def show(point: Point) -> str:
+        beside = [f"{key.rpartition('.')[2]} {show_value(v)}" for key, v in point if key != LR]
+        return " ".join([f"{_lr(point):g}", *(["with", *beside] if beside else [])])
+
+    if own is None:
+        return show(choice.point)
+    counts = Counter(one.point for one in own.values())
+    shown = [f"{show(point)} ({count})" for point, count in sorted(counts.items(), key=_by_lr)]
+    return f"of each of {seeds} seeds {', '.join(shown)}"
+
+
+def _by_lr(item: tuple[Point, int]) -> tuple[float, str]:
+    return _lr(item[0]), str(item[0])
+
+
+def _epochs(final: Mapping[str, Mapping[int, Run]]) -> dict[str, float]:
+    """How often the final runs of each arm go through as many images as the largest arm has."""
+    images = {
+        arm: run.facts.dataset.train_images for arm, runs in final.items() for run in runs.values()
+    }
+    most = max(images.values(), default=0)
+    return {
+        arm: run.budget * (images[arm] / most if most else 1)
+        for arm, runs in final.items()
+        for run in runs.values()
+    }
 
 
 def _readings(runs: Mapping[int, Run], seeds: Sequence[int]) -> dict[str, Array]:

@@ -142,11 +142,13 @@ def _unfinished(gathered: Gathered) -> Verdict:
     if not gathered.finished:
         return Verdict("NOT TESTED", why="no run of its study is at hand")
     if gathered.stuck:
-        return Verdict(
-            "NOT TESTED",
-            why=f"the best learning rate of {', '.join(gathered.stuck)} lies at the edge of the "
-            "grid, which goes no further, so its final seeds are not trained",
-        )
+        failed = [arm for arm in gathered.stuck if arm in gathered.failed]
+        edge = [arm for arm in gathered.stuck if arm not in failed]
+        why = [f"every tuning run of {', '.join(failed)} diverged"] * bool(failed)
+        if edge:
+            said = "lies at the edge of the grid, which goes no further"
+            why.append(f"the best learning rate of {', '.join(edge)} {said}")
+        return Verdict("NOT TESTED", why=f"{'; '.join(why)}, so no final seeds are trained")
     return Verdict(
         "NOT TESTED",
         why=f"{gathered.finished} of at least {gathered.total} runs of the preset "
@@ -201,7 +203,7 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         ],
         "smallest_effect": finding.smallest_effect * claim.scale,
         "power": verdict.power,
-        "power_at": 2 * finding.smallest_effect * claim.scale,
+        "power_at": claim.power_at(gathered.preset) * claim.scale,
         "p": None if contrast is None else contrast.p,
         "p_test": None if contrast is None else contrast.test,
         "n": finding.n,
@@ -275,14 +277,20 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
 def explain(claim: Claim) -> str:
     """All that is fixed beforehand of a claim, as text, and what was changed in it."""
     study = study_file(claim.name)
-    shown = claim.study or f"configs/claims/{study.name}"
+    shown = claim.study if isinstance(claim.study, Path) else f"configs/claims/{study.name}"
+    sides = [claim] if claim.again is None else [claim, claim.again]
     parts = {
-        "Statement": claim.statement,
+        "What the documents say": claim.statement,
         "Sources": "\n".join(claim.sources),
-        "Definition": claim.definition,
-        "Formula": claim.formula,
+        "What is measured": claim.definition,
+        "Effect": claim.formula,
+        "What would count against it": claim.against,
         "Protocol": f"{claim.protocol}\nStudy: {shown}",
-        "Arms": f"{', '.join(claim.treated)}\nagainst {', '.join(claim.control)}",
+        "Arms": "\n".join(
+            f"{one.place}{': ' * bool(one.place)}{', '.join(one.treated)}\n"
+            f"against {', '.join(one.control)}"
+            for one in sides
+        ),
         "Smallest effect of interest": f"{show_smallest(claim)}. {claim.reason}",
         "Rule": RULE,
         "Seeds": f"at least {MIN_N}",

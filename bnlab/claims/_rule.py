@@ -73,7 +73,33 @@ def judge(claim: Claim, contrast: Contrast, preset: str) -> Verdict:
     """
     smallest = claim.smallest(preset)
     verdict = _bar(contrast) or (claim.judge or judge_effect)(claim, contrast, smallest)
-    return replace(verdict, power=find_power(contrast.effect, 2 * smallest))
+    verdict = replace(verdict, power=find_power(contrast.effect, claim.power_at(preset)))
+    if claim.again is None or contrast.again is None:
+        return verdict
+    return _join(claim, verdict, claim.again, judge(claim.again, contrast.again, preset))
+
+
+def _join(claim: Claim, here: Verdict, again: Claim, there: Verdict) -> Verdict:
+    """The verdict of a claim that is measured in two places.
+
+    It is false no more often than one of them: SUPPORTED needs both, and either side of REFUTED
+    takes half of the level.
+    """
+    why = f"{claim.place}: {here.why}; {again.place}: {there.why}"
+    powers = [one.power for one in (here, there) if one.power is not None]
+    joined = replace(here, why=why, power=min(powers, default=None))
+    for one in (here, there):
+        if one.label == "NOT TESTED":
+            return replace(one, why=why if here.label == there.label else one.why)
+    if here.label == there.label:
+        alike = here.sublabel == there.sublabel
+        needed = [one.required_n for one in (here, there)]
+        most = None if None in needed else max(n for n in needed if n is not None)
+        return replace(joined, sublabel=here.sublabel if alike else "", required_n=most)
+    if {here.label, there.label} == {"SUPPORTED", "REFUTED"}:
+        return replace(joined, label="REFUTED", sublabel=f"depends on {claim.depends}")
+    open_one = here if here.label == "INCONCLUSIVE" else there
+    return replace(joined, label="INCONCLUSIVE", sublabel="", required_n=open_one.required_n)
 
 
 def _bar(contrast: Contrast) -> Verdict | None:
@@ -98,7 +124,7 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
     limits, trained = contrast.limits, len(contrast.differences)
     decision = Decision("INCONCLUSIVE")
     if trained >= MIN_N:
-        decision = decide(limits.low, limits.high, limits.estimate, smallest)
+        decision = _decide(claim, limits, smallest)
     failing = contrast.failures.more_often(CLAIM_ALPHA) if contrast.failures else None
     label, sublabel, n = decision.ruling, decision.refinement or "", None
     least = claim.show(smallest)
@@ -108,10 +134,10 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
         label, sublabel = "INCONCLUSIVE", ""
         meaning = "the control fails more often, but where both train the opposite holds"
     elif failing == "treated" and label == "SUPPORTED":
-        label, meaning = (
-            "INCONCLUSIVE",
-            f"at least {least}, but the treated side fails more often",
-        )
+        amount = f"below {least}" if claim.bounded else f"at least {least}"
+        label, meaning = "INCONCLUSIVE", f"{amount}, but the treated side fails more often"
+    elif claim.bounded and label != "INCONCLUSIVE":
+        meaning = f"{'below' if label == 'SUPPORTED' else 'more than'} {least}"
     elif label == "SUPPORTED":
         meaning = f"above 0, and at least {least}"
     elif label == "REFUTED":
@@ -123,18 +149,28 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
     elif trained < MIN_N:
         meaning = f"both sides trained on {trained} of {contrast.seeds} seeds; {MIN_N} are needed"
     else:
-        n = settling_n(contrast.effect, smallest)
+        n = settling_n(contrast.effect, smallest, bounded=claim.bounded)
         seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
-        meaning = (
-            f"neither above 0 and at least {least}, nor below {least}; {seeds} would settle it, "
-            "if the effect is as it looks"
-        )
+        sides = f"above 0 and at least {least}, nor below {least}"
+        if claim.bounded:
+            sides = f"below {least} nor above it"
+        meaning = f"neither {sides}; {seeds} would settle it, if the effect is as it looks"
     shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
     told = f"; {contrast.failures}" if contrast.failures else ""
     return Verdict(label, sublabel, limits, n, f"{shown}: {meaning}{told}")
 
 
-def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int | None:
+def _decide(claim: Claim, limits: Interval, smallest: float) -> Decision:
+    if not claim.bounded:
+        return decide(limits.low, limits.high, limits.estimate, smallest)
+    if limits.high < smallest:
+        return Decision("SUPPORTED")
+    return Decision("REFUTED" if limits.low > smallest else "INCONCLUSIVE")
+
+
+def settling_n(
+    effect: Interval | MedianEffect, smallest_effect: float, *, bounded: bool = False
+) -> int | None:
     """Seeds at which an effect like this one is told from 0, or from the smallest of interest.
 
     With power 0.8, at the level of a claim. None above `MAX_N`.
@@ -142,6 +178,7 @@ def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int |
     Args:
         effect: Student's interval, of any level, or a median.
         smallest_effect: Smallest effect of interest.
+        bounded: Whether only the latter counts.
     """
     if isinstance(effect, MedianEffect):
         n = len(effect.low)
@@ -152,7 +189,9 @@ def settling_n(effect: Interval | MedianEffect, smallest_effect: float) -> int |
     interval = effect
     assert interval.standard_error is not None
     estimate, spread = interval.estimate, interval.standard_error * math.sqrt(interval.n)
-    distance = estimate if estimate >= smallest_effect else smallest_effect - estimate
+    distance = abs(smallest_effect - estimate)
+    if estimate >= smallest_effect and not bounded:
+        distance = estimate
     # An effect a hundredth of its spread away takes far beyond MAX_N.
     if distance < spread / 100:
         return None

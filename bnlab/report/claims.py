@@ -125,11 +125,11 @@ def _power(finding: Finding) -> str:
         return ""
     power, claim = finding.verdict.power, finding.claim
     chance = "unknown" if power is None else f"{100 * power:.0f} %"
-    size = claim.show(2 * finding.smallest_effect)
-    return (
-        f"power at twice the smallest effect of interest ({size}, preset "
-        f"{finding.gathered.preset}), with this spread and n: {chance}"
-    )
+    size, preset = claim.show(claim.power_at(finding.gathered.preset)), finding.gathered.preset
+    at = "twice the smallest effect of interest"
+    if claim.bounded:
+        at = "half of the largest amount that counts as none"
+    return f"power at {at} ({size}, preset {preset}), with this spread and n: {chance}"
 
 
 def _lines(finding: Finding) -> tuple[str, ...]:
@@ -183,7 +183,8 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         )
         blocks.append(Table("Effects", columns, tuple(rows), notes))
     blocks += [
-        Text(f"Definition. {claim.definition} Effect: {claim.formula}."),
+        Text(f"What is measured. {claim.definition} Effect: {claim.formula}."),
+        Text(f"What would count against it. {claim.against}"),
         Text(f"Protocol. {claim.protocol}"),
         Text(f"Smallest effect of interest: {show_smallest(claim)}. {claim.reason}"),
         Text(f"What would change the verdict. {_change(finding)}"),
@@ -218,8 +219,8 @@ def _plots(finding: Finding) -> list[Plot]:
     seeds = "dots" if known else "dots; triangles point onward from bounds"
     middle = "mean" if contrast.test == "sign-flip test" else "median"
     caption = (
-        f"Effect on every seed ({seeds}), {middle} and {level}; dashed, the smallest of interest, "
-        f"{least}."
+        f"Effect on every seed ({seeds}), {middle} and {level}; dashed, the "
+        f"{'most that counts as none' if claim.bounded else 'smallest of interest'}, {least}."
     )
     plots = [Plot(f"{claim.name}-effect", caption, effect)]
     if contrast.chart is not None:

@@ -146,6 +146,20 @@ def follow_pilot(grid: Grid, best_of: Callable[[tuple[Point, ...]], Choice | Non
         grid = wider
 
 
+def pilot_scores(
+    scores: Sequence[float], diverged: Sequence[bool], *, each_seed: bool
+) -> list[float]:
+    """What the tuning seeds of one point count.
+
+    Where each final seed tunes for itself a pilot only finds where to look: one that diverges of
+    two that were tried must not put the best value out of reach of all final seeds, which will
+    avoid it if it fails them, too. So there only runs that trained count, as long as one did. Where
+    the choice stands for all final seeds, runs that diverged count as guesses.
+    """
+    trained = [one for one, failed in zip(scores, diverged, strict=True) if not failed]
+    return trained if each_seed and trained else list(scores)
+
+
 def own_choices(
     scores: Mapping[Point, Mapping[int, float]],
     seeds: Sequence[int],

@@ -22,7 +22,7 @@ from bnlab.records import (
 from bnlab.records.files import SUMMARY
 from bnlab.study.executors import Cell, last_line, log_path
 from bnlab.study.file import STAGES, Stage
-from bnlab.study.pilot import Pilot, follow_pilot, own_choices
+from bnlab.study.pilot import Pilot, follow_pilot, own_choices, pilot_scores
 from bnlab.study.plan import Study
 
 State = Literal["done", "diverged", "running", "cut off", "failed", "missing"]
@@ -220,8 +220,16 @@ class _Surveyor:
             tried = {point: tuning[point] for point in points}
             if any(len(row.results) < len(row.seeds) for row in tried.values()):
                 return None
+            each, scores = self.study.each(arm), self._scores(tried)
             return choose(
-                {point: list(scores.values()) for point, scores in self._scores(tried).items()},
+                {
+                    point: pilot_scores(
+                        list(scores[point].values()),
+                        [result.diverged for result in row.results.values()],
+                        each_seed=each,
+                    )
+                    for point, row in tried.items()
+                },
                 images=self._images(tried),
                 higher_is_better=self._higher_is_better,
                 unordered=self.study.grids[arm].unordered,

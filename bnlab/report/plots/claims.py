@@ -52,7 +52,8 @@ def draw_effect(claim: Claim, contrast: Contrast, limits: Interval, smallest: fl
     axes.set_ylim(-0.45, 0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"effect, {claim.unit} (right of 0 favors the claim)")
+    favors = "left of the dashed line" if claim.bounded else "right of 0"
+    axes.set_xlabel(f"effect, {claim.unit} ({favors} favors the claim)")
     return figure
 
 
