@@ -46,6 +46,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str = "", group: str = "") -> None:
         self.kind, self.package, self.group = kind, package, group
         self._entries: dict[str, Entry[T]] = {}
+        self._loaded = set[str]()
 
     def register(self, name: str, *, facts: Iterable[str] = ()) -> Callable[[T], T]:
         """Decorate a plug-in to make it known as `name`.
@@ -72,7 +73,8 @@ class Registry(Generic[T]):
         fault = self.fault(name)
         if fault:
             raise ConfigError(fault)
-        if name not in self._entries:
+        # That it is registered is not enough: another thread may be halfway through its file.
+        if name not in self._loaded and name in self._sources:
             (source,) = self._sources[name]
             source.load(self.kind, name)
             if name not in self._entries:
@@ -80,6 +82,7 @@ class Registry(Generic[T]):
                     f"{self.kind} {name!r}: {source} registers nothing under this name; decorate "
                     f'the plug-in with @{self.kind.upper()}S.register("{name}")'
                 )
+            self._loaded.add(name)
         return self._entries[name]
 
     def fault(self, name: str) -> str:

@@ -143,7 +143,7 @@ def test_captured_steps_see_the_batches_that_eager_ones_see(
 def test_a_step_is_captured_once_for_each_size_of_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     captured, replayed = [], []
 
-    def fake(work: Any, stream: Any, generators: Any) -> Any:
+    def fake(work: Any, device: Any, generators: Any) -> Any:
         captured.append(list(generators))
 
         def replay() -> None:
@@ -179,11 +179,11 @@ def test_a_captured_step_keeps_to_its_tensors() -> None:
     assert len(places) == 1
 
 
-def test_without_a_stream_a_capture_is_the_work_itself() -> None:
+def test_on_a_cpu_a_capture_is_the_work_itself() -> None:
     def work() -> None:
         raise AssertionError
 
-    assert capture(work, None, ()) is work
+    assert capture(work, CPU, ()) is work
 
 
 def test_the_learning_rate_keeps_its_bits_and_its_place() -> None:

@@ -21,7 +21,7 @@ from trained_runs import StopAt, assert_same_run, curves, weights
 from bnlab.config import Config
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.records import RunDir, RunFiles, load_record, run_path
-from bnlab.training.checkpoint import read_checkpoint, write_checkpoint
+from bnlab.training.checkpoint import packed, read_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
 from bnlab.training.loop import Position
@@ -446,7 +446,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     with pytest.raises(StopRequestedError):
         run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
     state = read_checkpoint(RunDir(root))
-    write_checkpoint(RunDir(root), {**state, "model": {"other": torch.zeros(1)}})
+    RunDir(root).write_checkpoint(packed({**state, "model": {"other": torch.zeros(1)}}))
     with pytest.raises(RefusedError, match="does not fit"):
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
@@ -478,9 +478,9 @@ def test_resuming_in_another_precision_is_refused(tmp_path: Path, tiny_config: M
     with pytest.raises(StopRequestedError):
         run_experiment(tiny_config(), root, watcher=StopAt(1, 3))
     state = read_checkpoint(RunDir(root))
-    from bnlab.training.checkpoint import write_checkpoint
+    from bnlab.training.checkpoint import packed
 
-    write_checkpoint(RunDir(root), {**state, "precision": "bf16"})
+    RunDir(root).write_checkpoint(packed({**state, "precision": "bf16"}))
     with pytest.raises(RefusedError, match="was trained in bf16"):
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 

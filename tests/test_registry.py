@@ -1,4 +1,6 @@
+import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,26 @@ def test_a_name_of_two_packages_is_an_error_where_it_is_used_or_listed(
     assert "blue" in colors()
     if points[0] != "blue":
         assert colors()["blue"] == 2
+
+
+def test_a_plug_in_whose_file_another_thread_still_loads_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "slow_family"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from bnlab.registry import Registry\nSLOW = Registry('slow thing', 'slow_family')\n"
+    )
+    (package / "one.py").write_text(
+        "import time\nfrom slow_family import SLOW\n\n\n@SLOW.register('one')\n"
+        "def one():\n    return part()\n\n\ntime.sleep(0.3)\n\n\ndef part():\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    family = importlib.import_module("slow_family")
+
+    def call() -> Any:
+        return family.SLOW["one"]()
+
+    with ThreadPoolExecutor(4) as threads:
+        made = [threads.submit(call) for _ in range(4)]
+        assert [one.result() for one in made] == [1] * 4

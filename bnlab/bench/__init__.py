@@ -6,17 +6,19 @@ disturbs all of them. Medians count.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from bnlab.bench.contenders import Contender
+from bnlab.bench.contenders import Contender, Lap
 from bnlab.bench.limits import cost_of, measure_device
 from bnlab.bench.table import EPOCH_IMAGES, rows_of, table_of
 from bnlab.bench.timing import race
 from bnlab.config import Config
+from bnlab.errors import BnlabError
 from bnlab.training.device import Precision, resolve_device, resolve_precision
 from bnlab.training.provenance import environment
 
@@ -39,6 +41,8 @@ class Settings:
         ways: How runs go on at once: `threads` as in bnlab, `processes` to compare.
         workers: Of the conventional loop.
         matrix: Side of the matrices that measure the device.
+        apart: Time each contender when those before it are gone: a GPU's memory does not hold all.
+            What disturbs the machine for a while then disturbs only some.
     """
 
     device: str
@@ -49,14 +53,15 @@ class Settings:
     ways: tuple[Literal["threads", "processes"], ...] = ("threads",)
     workers: int = 2
     matrix: int = 2048
+    apart: bool = False
 
 
 def default_settings(device: torch.device, *, quick: bool) -> Settings:
     """Settings that take some minutes, or less than one if `quick`."""
     if device.type == "cuda":
         if quick:
-            return Settings(str(device), 10_000, 4, 3, (1, 8), matrix=8192)
-        return Settings(str(device), EPOCH_IMAGES, 4, 5, AT_ONCE, matrix=8192)
+            return Settings(str(device), 20_000, 4, 3, (2, 4, 8), matrix=8192, apart=True)
+        return Settings(str(device), EPOCH_IMAGES, 4, 5, AT_ONCE, matrix=8192, apart=True)
     at_once = tuple(runs for runs in AT_ONCE if runs <= 2 * torch.get_num_threads())
     if quick:
         return Settings(str(device), 512, 1, 3, at_once[:2], matrix=1024)
@@ -88,6 +93,11 @@ def contenders_of(config: Config, settings: Settings) -> list[Contender]:
         contender("conventional fp32", "conventional", "fp32", "eager"),
         *(contender(f"bnlab {precision}", "bnlab", precision) for precision in precisions),
         contender(f"bnlab {best}, eager", "bnlab", best, "eager"),
+        *(
+            [contender(f"bnlab {best}, compiled", "bnlab", best, "compile")]
+            if device.type == "cuda"
+            else []
+        ),
         contender(f"bnlab {best}, no gradient norms", "bare", best),
         contender(f"bnlab {best}, probes and recorder", "recorded", best),
         *(
@@ -99,22 +109,62 @@ def contenders_of(config: Config, settings: Settings) -> list[Contender]:
 
 
 def bench(
-    config: Config, settings: Settings, say: Callable[[str], None] = lambda _text: None
+    config: Config,
+    settings: Settings,
+    say: Callable[[str], None] = lambda _text: None,
+    keep: Callable[[Mapping[str, Any]], None] = lambda _report: None,
 ) -> dict[str, Any]:
     """Measure, and give plain data: device, versions, settings, limits, and a row a contender.
 
     Args:
-        config: What to train; its data set is drawn down to the settings' images.
+        config: What to train; its data set is cut to the settings' images.
         settings: How.
         say: Told how far it is.
+        keep: Given the report as it grows, where contenders are timed apart. One that fails then
+            costs no other; `failed` says why.
 
     Raises:
-        BnlabError: If a contender fails.
+        BnlabError: If a contender fails, and they are not timed apart.
     """
     device = resolve_device(settings.device)
     update = {"train_size": settings.images, "test_size": 1000}
     config = config.model_copy(update={"dataset": config.dataset.model_copy(update=update)})
     contenders = contenders_of(config, settings)
+    report: dict[str, Any] = {
+        "environment": environment(device),
+        "device": str(device),
+        "machine": platform.machine(),
+        "settings": asdict(settings),
+        "config": config.resolved(),
+        "limits": _limits(config, contenders, device, settings, say),
+        "rows": [],
+        "failed": {},
+    }
+    timed = partial(race, warm_up=settings.warm_up, repeats=settings.repeats, say=say)
+    if not settings.apart:
+        laps = timed(contenders)
+        return {**report, "rows": rows_of(contenders, laps, report["limits"])}
+    found: dict[str, list[Lap]] = {}
+    for contender in contenders:
+        try:
+            found |= timed([contender])
+        except BnlabError as error:
+            say(str(error))
+            report["failed"][contender.name] = str(error)
+        if contenders[0].name in found:
+            report["rows"] = rows_of(contenders, found, report["limits"])
+        keep(report)
+    return report
+
+
+def _limits(
+    config: Config,
+    contenders: Sequence[Contender],
+    device: torch.device,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> dict[str, dict[str, float]]:
+    """What the device reaches at the best, by precision."""
     limits: dict[str, dict[str, float]] = {}
     for contender in contenders:
         precision = resolve_precision(contender.config.train.precision, device)
@@ -128,13 +178,4 @@ def bench(
                 "bytes_per_image": cost.bytes,
                 "images_per_second": reached.images_per_second(cost),
             }
-    laps = race(contenders, warm_up=settings.warm_up, repeats=settings.repeats, say=say)
-    return {
-        "environment": environment(device),
-        "device": str(device),
-        "machine": platform.machine(),
-        "settings": asdict(settings),
-        "config": config.resolved(),
-        "limits": limits,
-        "rows": rows_of(contenders, laps, limits),
-    }
+    return limits

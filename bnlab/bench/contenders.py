@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnlab.config import Config, restore_config
+from bnlab.config import Config, DatasetConfig, restore_config
 from bnlab.errors import BnlabError
 from bnlab.records import RunDir
 from bnlab.training.accelerate import hold_lr
-from bnlab.training.datasets import load_splits, torchvision_datasets
+from bnlab.training.datasets import Splits, load_splits, torchvision_datasets
 from bnlab.training.device import (
     autocast,
     keep_freed_memory,
@@ -25,6 +26,7 @@ from bnlab.training.device import (
     resolve_device,
     resolve_precision,
 )
+from bnlab.training.lane import lane
 from bnlab.training.loop import Task, train_epoch, training_sums
 from bnlab.training.models import build_model, roles
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
@@ -200,6 +202,7 @@ class Threads:
 
     def __init__(self, contender: Contender) -> None:
         device = str(resolve_device(contender.device))
+        _images(contender.config.dataset)  # once, not in every thread
         threads = max(1, torch.get_num_threads() // contender.runs)
         self._workers, self._requests = list[Worker](), list[Request]()
         for seed in range(contender.runs):
@@ -212,10 +215,15 @@ class Threads:
         return lap_of(self._workers, self._requests)
 
 
+@lru_cache(maxsize=1)
+def _images(dataset: DatasetConfig) -> Splits:
+    return load_splits(dataset)
+
+
 def _task(contender: Contender) -> Task:
     device = resolve_device(contender.device)
     precision = resolve_precision(contender.config.train.precision, device)
-    task = build_task(contender.config, load_splits(contender.config.dataset), device, precision)
+    task = build_task(contender.config, _images(contender.config.dataset), device, precision)
     hold_lr(task.optimizer, device)
     return task
 
@@ -250,6 +258,8 @@ class Laps:
                 device = resolve_device(contender.device)
                 precision = resolve_precision(contender.config.train.precision, device)
                 self._settings.enter_context(numerics(precision))
+                if contender.kind != "threads":  # whose threads have a lane each
+                    self._settings.enter_context(lane(device))
                 keep_freed_memory()
             self._runner = build_runner(contender)
         return asdict(self._runner())

@@ -18,11 +18,13 @@ def rows_of(
     laps: Mapping[str, Sequence[Lap]],
     limits: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """The table; ratios are medians over laps of the same round."""
+    """The table, of those that have laps; ratios are medians over laps of the same round."""
     device = resolve_device(contenders[0].device)
     yardstick = [rate_of(lap) for lap in laps[contenders[0].name]]
     rows = []
     for contender in contenders:
+        if contender.name not in laps:
+            continue
         rates = [rate_of(lap) for lap in laps[contender.name]]
         precision = resolve_precision(contender.config.train.precision, device)
         rate = statistics.median(rates)

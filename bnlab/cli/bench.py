@@ -1,8 +1,9 @@
 """How fast bnlab trains here: `bench`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,21 +25,29 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write the JSON report here too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time bnlab beside the conventional loop and the machine's limit, on synthetic images."""
+    """Time bnlab beside the conventional loop and the machine's limit.
+
+    On synthetic images, unless --set dataset.name says otherwise.
+    """
     settled = settle_config(config, ["dataset.name=synthetic", *(sets or ())])
     from dataclasses import replace
 
     from bnlab.bench import bench as measure
     from bnlab.bench import default_settings, table_of
+    from bnlab.records import write_text
     from bnlab.report.terminal import stdout_console
     from bnlab.training.device import resolve_device
 
     settings = default_settings(resolve_device(device), quick=quick)
     if processes:
         settings = replace(settings, ways=("threads", "processes"))
-    report = measure(settled, settings, remark)
-    if out is not None:
-        out.write_text(json.dumps(report, indent=2) + "\n")
+
+    def keep(report: Mapping[str, Any]) -> None:
+        if out is not None:
+            write_text(out, json.dumps(report, indent=2) + "\n")
+
+    report = measure(settled, settings, remark, keep)
+    keep(report)
     if as_json:
         print_json(report)
     else:

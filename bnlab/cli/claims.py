@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bnlab.cli.options import AsJson, Device, Jobs, RunsDir, count_jobs
+from bnlab.cli.options import AsJson, Device, Executor, Jobs, RunsDir, count_jobs
 from bnlab.cli.output import (
     print_json,
     print_line,
@@ -63,9 +63,7 @@ def run(
     ] = False,
     jobs: Jobs = "auto",
     device: Device = "auto",
-    executor: Annotated[
-        str, typer.Option(help="Where runs execute: processes, threads, or inline (one by one).")
-    ] = "processes",
+    executor: Executor = None,
     strict: Strict = False,
     out: Out = None,
     as_json: AsJson = False,

@@ -26,6 +26,13 @@ Deterministic = Annotated[
 Jobs = Annotated[
     str, typer.Option(help="Runs at once: a number, or auto for what suits the machine.")
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        help="Where runs execute: lanes (threads of one process; the default on a GPU), processes "
+        "(the default on a CPU), threads, or inline (one by one)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnlab.cli.options import AsJson, Deterministic, Device, Jobs, RunsDir, count_jobs
+from bnlab.cli.options import AsJson, Deterministic, Device, Executor, Jobs, RunsDir, count_jobs
 from bnlab.cli.output import print_json, print_parts, this_command
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ def run(
     jobs: Jobs = "auto",
     device: Device = "auto",
     deterministic: Deterministic = False,
-    executor: Annotated[
-        str, typer.Option(help="Where runs execute: processes, threads, or inline (one by one).")
-    ] = "processes",
+    executor: Executor = None,
     force: Annotated[bool, typer.Option("--force", help="Go beyond the study's budget.")] = False,
     as_json: AsJson = False,
 ) -> None:

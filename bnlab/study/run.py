@@ -10,7 +10,13 @@ from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
 from bnlab.records import RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
-from bnlab.study.executors import EXECUTORS, ExecutorOptions, StudyWatcher, share_cores
+from bnlab.study.executors import (
+    EXECUTORS,
+    ExecutorOptions,
+    StudyWatcher,
+    executor_for,
+    share_cores,
+)
 from bnlab.study.load import load_plan
 from bnlab.study.plan import Study, stored_path
 from bnlab.study.survey import Survey, survey_study
@@ -34,14 +40,14 @@ class StudyOptions:
         jobs: Runs at once; None for as many as suit the machine.
         device: As for a single run.
         deterministic: As for a single run.
-        executor: Name in `EXECUTORS`.
+        executor: Name in `EXECUTORS`; None for `executor_for` the device.
         force: Go beyond the study's budget.
     """
 
     jobs: int | None = None
     device: str = "auto"
     deterministic: bool = False
-    executor: str = "processes"
+    executor: str | None = None
     force: bool = False
 
 
@@ -85,12 +91,13 @@ def run_study(
     from bnlab.study.images import ImagesAtHand  # loads torch
 
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
-    executor = EXECUTORS[options.executor]
+    name = options.executor or executor_for(options.device)
+    executor = EXECUTORS[name]
     survey, images = survey_study(study, runs_dir), ImagesAtHand()
     images.refuse_others(survey)
     _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
-    settings = _settings(survey, options)
+    settings = _settings(survey, options, name)
     if survey.unfinished():
         say(_shared_out(settings, _earlier_threads(survey)))
 
@@ -121,8 +128,8 @@ def run_study(
     return Finished(survey, failures)
 
 
-def _settings(survey: Survey, options: StudyOptions) -> ExecutorOptions:
-    one_by_one = "one_by_one" in EXECUTORS.entry(options.executor).facts
+def _settings(survey: Survey, options: StudyOptions, executor: str) -> ExecutorOptions:
+    one_by_one = "one_by_one" in EXECUTORS.entry(executor).facts
     jobs = 1 if one_by_one else options.jobs
     jobs, threads = share_cores(jobs, options.device, _earlier_threads(survey))
     logs = survey.folder / "logs"

@@ -9,7 +9,7 @@ Without CUDA the captured step is called plainly. Its handling of all those tens
 same, and can be tested on any machine.
 """
 
-import threading
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeAlias
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnlab.training.batches import Augmentation, Batches, EpochPlan
+from bnlab.training.lane import alone
 from bnlab.training.streams import Stochastic
 
 Acceleration: TypeAlias = Literal["eager", "swap", "graph", "compile"]
@@ -89,6 +90,8 @@ class Steps(Protocol):
 class EagerSteps:
     """The reference: make a batch, work on it.
 
+    On a GPU lanes take turns at it, step by step.
+
     Args:
         batches: The data set.
         work: What to do with each batch.
@@ -104,7 +107,8 @@ class EagerSteps:
 
     def __call__(self) -> None:
         """Work on the next batch."""
-        self._work(*next(self._epoch))
+        with alone(self._batches.device):
+            self._work(*next(self._epoch))
 
 
 class CapturedSteps:
@@ -122,7 +126,6 @@ class CapturedSteps:
     ) -> None:
         self._batches, self._work, self._generators = batches, work, generators
         device = batches.device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._offsets = torch.arange(batches.batch_size, device=device)
         self._place = torch.zeros((), dtype=torch.int64, device=device)
         self._plan: EpochPlan | None = None
@@ -137,12 +140,13 @@ class CapturedSteps:
         if drawn != epoch:
             plan = self._batches.plan(epoch)
         self._drawn = None
-        if self._plan is None:
-            self._plan = plan
-        else:
-            for there, new in zip(self._plan.tensors(), plan.tensors(), strict=True):
-                there.copy_(new)
-        self._place.fill_(step * self._batches.batch_size)
+        with alone(self._batches.device):
+            if self._plan is None:
+                self._plan = plan
+            else:
+                for there, new in zip(self._plan.tensors(), plan.tensors(), strict=True):
+                    there.copy_(new)
+            self._place.fill_(step * self._batches.batch_size)
         self._epoch, self._step = epoch, step
 
     def __call__(self) -> None:
@@ -159,13 +163,14 @@ class CapturedSteps:
 
     def _call_or_capture(self, size: int) -> None:
         calls = self._calls[size] = self._calls.get(size, 0) + 1
-        if calls <= WARM_UP_CALLS:
-            with _on(self._stream):
+        device = self._batches.device
+        with alone(device):
+            if calls <= WARM_UP_CALLS:
                 self._advance(size)
-            return
-        replay = self._replays[size] = capture(
-            lambda: self._advance(size), self._stream, self._generators()
-        )
+                return
+            replay = self._replays[size] = capture(
+                lambda: self._advance(size), device, self._generators()
+            )
         replay()
 
     def _advance(self, size: int) -> None:
@@ -209,59 +214,77 @@ def build_steps(
 
 # ------------------------------------------------------------------------------------ capture
 
-_capturing = threading.Lock()
-"""Entering a capture waits for the whole device, which no stream that is being captured allows."""
+
+class CaptureFailedError(RuntimeError):
+    """A step could not be captured; the process may capture nothing any more.
+
+    torch's allocator can be left in the middle of a capture, which no call undoes.
+    """
 
 
 def capture(
-    work: Callable[[], None],
-    stream: torch.cuda.Stream | None,
-    generators: Iterable[torch.Generator],
+    work: Callable[[], None], device: torch.device, generators: Iterable[torch.Generator]
 ) -> Callable[[], None]:
-    """A call that repeats `work`: the replay of its CUDA graph, or `work` itself without a stream.
+    """A call that repeats `work`: the replay of its CUDA graph; on a CPU, `work` itself.
 
-    Capturing runs nothing. Replays go to the stream that is current then.
+    Capturing runs nothing. It takes place in the current lane, and replays must as well: a stream
+    owns cuBLAS's scratch memory, which the graphs that were captured there share.
 
     Args:
-        work: What to capture; it must have been called on the stream before.
-        stream: Where to capture. Each run has its own: a stream owns cuBLAS's scratch memory, and
-            graphs captured on one stream must not be replayed at the same time.
+        work: What to capture; it must have been called in this lane before.
+        device: Where.
         generators: What `work` draws from; each replay then draws anew.
+
+    Raises:
+        CaptureFailedError: With what went wrong.
     """
-    if stream is None:
+    if device.type != "cuda":
         return work
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    with (
-        _capturing,
-        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-    ):
-        work()
+    # Not torch.cuda.graph: it waits for the whole device and empties the allocator's cache.
+    failure: Exception | None = None
+    with alone(device), _no_collection():
+        graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the capture is to be ended
+            failure = error
+        try:
+            graph.capture_end()
+        except Exception as error:  # noqa: BLE001 - torch names many
+            failure = failure or error
+    if failure is not None:
+        said = "; ".join(str(failure).splitlines())
+        raise CaptureFailedError(f"{type(failure).__name__}: {said}") from failure
     return graph.replay
 
 
 @contextmanager
-def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """Work on `stream`, between what the current stream did before and does after."""
-    if stream is None:
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from destroying another graph in here."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
         yield
-        return
-    current = torch.cuda.current_stream(stream.device)
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        yield
-    current.wait_stream(stream)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def hold_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Put the learning rate where a captured step can read it; call after loading a state.
 
-    The eager step reads it there too: a float would be rounded differently.
+    One tensor serves all groups. The eager step reads it there too: a float would be rounded
+    differently.
     """
     # The fused CUDA kernels read fp32; on the CPU fp64 keeps every bit of the float it replaces.
     dtype = torch.float32 if device.type == "cuda" else torch.float64
+    with alone(device):
+        first = float(optimizer.param_groups[0]["lr"])
+        lr = torch.tensor(first, dtype=dtype, device=device)
     for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=device)
+        group["lr"] = lr
         if "capturable" in group:
             group["capturable"] = device.type == "cuda"

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bnlab.training.datasets import Split
+from bnlab.training.lane import alone
 from bnlab.training.streams import stream
 
 NormalizeName = Literal["none", "half", "minmax", "zscore", "per_image", "decimal"]
@@ -56,7 +57,7 @@ class Augmentation:
 
     def to(self, device: torch.device) -> "Augmentation":
         """The same draws on the device."""
-        return Augmentation(self.rows.to(device), self.columns.to(device), self.flips.to(device))
+        return Augmentation(*(bring(drawn, device) for drawn in vars(self).values()))
 
     def __getitem__(self, part: slice | torch.Tensor) -> "Augmentation":
         return Augmentation(self.rows[part], self.columns[part], self.flips[part])
@@ -182,6 +183,14 @@ def _pixel_counts(images: torch.Tensor) -> torch.Tensor:
 # -------------------------------------------------------------------------------------- batches
 
 
+def bring(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What was drawn on the CPU, on the device, which is not waited for."""
+    if device.type != "cuda":
+        return drawn.to(device)
+    with alone(device):
+        return drawn.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
     """What one epoch does, in the order it does it; all on the device.
@@ -231,9 +240,8 @@ class Batches:
         shuffle: bool,
         channels_last: bool = True,
     ) -> None:
-        # channels_last here too: the crop then copies runs of whole pixels (1.2 times as fast).
-        self.images = split.images.to(device).contiguous(memory_format=torch.channels_last)
-        self.labels = split.labels.to(device)
+        there = split.on(device)
+        self.images, self.labels = there.images, there.labels
         self.device = device
         self.normalize = normalize.to(device)
         self.batch_size = batch_size
@@ -259,7 +267,7 @@ class Batches:
         """Draw an epoch's order and augmentation and bring them to the device."""
         order = augmentation = None
         if self.shuffle:
-            order = epoch_order(self.seed, epoch, len(self)).to(self.device)
+            order = bring(epoch_order(self.seed, epoch, len(self)), self.device)
         if self.flip or self.crop_padding:
             name = "augment" if self.shuffle else "augment_test"
             augmentation = draw_augmentation(

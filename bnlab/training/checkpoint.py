@@ -10,21 +10,18 @@ import torch
 
 from bnlab.errors import RefusedError
 from bnlab.records import RunDir
+from bnlab.training.lane import alone, wait_for
 from bnlab.training.loop import Task
 
 PARTS = frozenset({"model", "optimizer", "position", "precision", "wall_seconds"})
 """What a resume needs of a checkpoint."""
 
 
-def write_checkpoint(run_dir: RunDir, state: Mapping[str, Any]) -> None:
-    """Replace the run's checkpoint in one step.
-
-    Raises:
-        StorageError: If the disk takes no more; the earlier checkpoint is untouched.
-    """
+def packed(state: Mapping[str, Any]) -> bytes:
+    """A state in torch's format."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    run_dir.write_checkpoint(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_checkpoint(run_dir: RunDir) -> dict[str, Any]:
@@ -46,8 +43,19 @@ def read_checkpoint(run_dir: RunDir) -> dict[str, Any]:
 
 
 def save_checkpoint(run_dir: RunDir, task: Task, run: Mapping[str, Any]) -> None:
-    """Write where training stands."""
-    state = {
+    """Write where training stands.
+
+    Raises:
+        StorageError: If the disk takes no more; the earlier checkpoint is untouched.
+    """
+    wait_for(task.device)
+    with alone(task.device):
+        data = packed(_state_of(task, run))
+    run_dir.write_checkpoint(data)
+
+
+def _state_of(task: Task, run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "config_hash": task.config.hash,
         "seed": task.config.seed,
         "precision": task.precision,
@@ -59,7 +67,6 @@ def save_checkpoint(run_dir: RunDir, task: Task, run: Mapping[str, Any]) -> None
         "input_scale": task.train.normalize.scale,
         "input_shift": task.train.normalize.shift,
     }
-    write_checkpoint(run_dir, state)
 
 
 def load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:

@@ -13,6 +13,10 @@ from bnlab.errors import ConfigError
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""What cuBLAS needs to repeat itself. It is read once, so a process that has trained without
+determinism could not train with it any more."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda` or `cuda:1`.
@@ -94,9 +98,9 @@ def numerics(precision: Precision, *, deterministic: bool = False) -> Iterator[N
     )
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = (
+        not deterministic and os.environ.get("BNLAB_CUDNN_BENCHMARK") != "0"
+    )
     _use_deterministic_algorithms(deterministic)
     try:
         yield
@@ -129,16 +133,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """Let this thread's work on a GPU go to a stream of its own."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
 
 
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_MAX = -1, -4

@@ -22,6 +22,7 @@ from bnlab.training.device import (
     resolve_precision,
 )
 from bnlab.training.fingerprint import code_of
+from bnlab.training.lane import alone, lane, wait_for
 from bnlab.training.loop import Position, Task, fit
 from bnlab.training.models import roles
 from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
@@ -129,11 +130,13 @@ def run_experiment(
         stack.enter_context(run_dir.lock())
         refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
+        stack.enter_context(lane(device))
         refuse_other_images(run_dir.files, data.checksum, config.dataset.root)
-        task = build_task(config, data, device, precision)
-        stack.callback(task.passes.clear)  # they hold the task: a circle, and a GPU's memory in it
         git, earlier = git_state(), earlier_facts(run_dir)
-        facts = describe_run(task, data, git)
+        with alone(device):
+            task = build_task(config, data, device, precision)
+            stack.callback(_let_go, task)
+            facts = describe_run(task, data, git)
         if change := describe_change(facts["environment"], device, earlier):
             log.warning(
                 "%s: goes on with other rounding than it began with (%s); the result is not bit "
@@ -149,7 +152,8 @@ def run_experiment(
                 code_of(config), facts["environment"], options.runs_at_once, earlier
             ),
         }
-        load_checkpoint(run_dir, task, run)
+        with alone(device):
+            load_checkpoint(run_dir, task, run)
         if not run_dir.started:
             run_dir.create(config.to_yaml(), installed_packages(), git.diff)
         _write_status(run_dir, run, "running")
@@ -166,6 +170,13 @@ def run_experiment(
         return summary
 
 
+def _let_go(task: Task) -> None:
+    """Drop its captured steps: they hold the task, a circle with a GPU's memory in it."""
+    wait_for(task.device)
+    with alone(task.device):
+        task.passes.clear()
+
+
 def _train(
     task: Task,
     run_dir: RunDir,
@@ -176,7 +187,8 @@ def _train(
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
     saved = time.perf_counter()
     started = saved - run.get("wall_seconds", 0.0)
-    sample = _probe_sample(task)
+    with alone(task.device):
+        sample = _probe_sample(task)
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
@@ -189,7 +201,7 @@ def _train(
     layers = roles(task.model)
     recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=task.position.epoch)
     for record in fit(task, between_steps):
-        with autocast(task.precision, task.device):
+        with alone(task.device), autocast(task.precision, task.device):
             last = task.position.outcome is not None
             probed = run_probes(task.config.probes, task.model, sample, last=last)
         line = {**record, **probed}

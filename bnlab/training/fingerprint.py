@@ -31,6 +31,7 @@ TRACELESS = frozenset(
         "crew",
         "experiment",
         "fingerprint",
+        "lane",
         "probes",
         "provenance",
         "recorder",

@@ -20,6 +20,7 @@ from bnlab.records import has_diverged
 from bnlab.training.accelerate import Acceleration, Forward, Steps, build_steps, hold_lr
 from bnlab.training.batches import Batches
 from bnlab.training.device import Precision, autocast
+from bnlab.training.lane import alone, wait_for
 from bnlab.training.models import roles
 from bnlab.training.optim import lr_at
 
@@ -61,7 +62,9 @@ class Sums:
 
     def score(self, images: int) -> "Score":
         """How this many images were classified; waits for the device."""
-        return Score(self.loss.item() / images, self.correct.item() / images)
+        wait_for(self.loss.device)
+        with alone(self.loss.device):
+            return Score(self.loss.item() / images, self.correct.item() / images)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:
     """
     position = task.position
     sums, take_step = _pass(task, task.train, train_step)
-    sums.start(position.sums)
+    with alone(task.device):
+        sums.start(position.sums)
     task.model.train()
     take_step.start(position.epoch, position.step)
     while position.step < task.train.steps:
@@ -159,8 +163,7 @@ def training_sums(task: Task) -> Sums:
 def set_lr(task: Task) -> None:
     """Set the scheduled learning rate of the coming step."""
     lr = _lr(task, task.position.epoch, task.position.step)
-    for group in task.optimizer.param_groups:
-        group["lr"].fill_(lr)
+    task.optimizer.param_groups[0]["lr"].fill_(lr)  # that of all groups, see `hold_lr`
 
 
 def _lr(task: Task, epoch: int, step: int) -> float:
@@ -176,7 +179,8 @@ def evaluate(task: Task, batches: Batches) -> Score:
     """
     task.model.train(task.config.train.evaluate_in_train_mode)
     sums, measure = _pass(task, batches, evaluation_step)
-    sums.start()
+    with alone(task.device):
+        sums.start()
     measure.start(task.position.epoch)
     for _ in range(batches.steps):
         measure()
@@ -195,8 +199,9 @@ def _pass(
 ) -> tuple[Sums, Steps]:
     """The sums over a data set, and what does `step` on its batches."""
     if batches not in task.passes:
-        sums = Sums(task.model, task.device)
-        steps = build_steps(batches, partial(step, task, sums), task.model, task.acceleration)
+        with alone(task.device):
+            sums = Sums(task.model, task.device)
+            steps = build_steps(batches, partial(step, task, sums), task.model, task.acceleration)
         task.passes[batches] = sums, steps
     return task.passes[batches]
 
@@ -218,7 +223,9 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
         if position.step < task.train.steps:
             return
 
-        broken = not math.isfinite(train.loss) or not parameters_are_finite(task.model)
+        with alone(task.device):
+            broken = not math.isfinite(train.loss) or not parameters_are_finite(task.model)
+            grad_norms = sums.grad_norms.tolist()
         last = broken or position.epoch + 1 == config.epochs
         record = {
             "epoch": position.epoch + 1,
@@ -234,7 +241,7 @@ def fit(task: Task, between_steps: BetweenSteps) -> Iterator[dict[str, Any]]:
                 score = evaluate(task, batches)
                 record[f"{split}/loss"] = score.loss
                 record[f"{split}/accuracy"] = score.accuracy
-        for name, total in zip(sums.layers, sums.grad_norms.tolist(), strict=True):
+        for name, total in zip(sums.layers, grad_norms, strict=True):
             record[f"probe/grad_norm/{name}"] = total / task.train.steps
 
         position.epoch, position.step = position.epoch + 1, 0

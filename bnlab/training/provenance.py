@@ -1,5 +1,6 @@
 """Where a run came from: commit, versions, hardware, packages."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -35,7 +36,8 @@ class GitState:
 def git_state() -> GitState:
     """Commit and uncommitted changes of the checkout that bnlab is imported from.
 
-    A new module that git does not know yet makes it dirty as well, though no diff shows it.
+    A new module that git does not know yet makes it dirty as well, though no diff shows it. Of a
+    copy without git, `BNLAB_GIT_SHA` may say which commit it is.
     """
 
     def git(*words: str) -> str | None:
@@ -49,7 +51,7 @@ def git_state() -> GitState:
 
     # An installed copy may lie inside somebody else's repository: only a tracked file counts.
     if git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return GitState(None, False, None)
+        return GitState(os.environ.get("BNLAB_GIT_SHA") or None, False, None)
     sha, diff = git("rev-parse", "HEAD"), git("diff", "HEAD")
     unknown = git("ls-files", "--others", "--exclude-standard", "*.py")
     return GitState(sha.strip() if sha else None, bool(diff or unknown), diff)

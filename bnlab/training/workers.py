@@ -57,8 +57,25 @@ class Reply:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it failed because a GPU had no memory left."""
-        return "OutOfMemoryError" in self.error
+        """Whether it failed because a GPU had no memory left, and for no worse reason."""
+        return ran_out_of_memory(self.error) and not broke_the_device(self.error)
+
+
+_NO_MEMORY = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "MemoryAllocation")
+"""As torch's allocator, CUDA, and cuBLAS and cuDNN put it."""
+
+_BROKEN = ("CaptureFailedError", "AcceleratorError", "CUDA error", "CUBLAS_", "CUDNN_")
+"""Marks of errors that may spoil whatever else the process does on its GPU."""
+
+
+def ran_out_of_memory(error: str) -> bool:
+    """Whether an error says that a GPU had no memory left."""
+    return any(mark in error for mark in _NO_MEMORY)
+
+
+def broke_the_device(error: str) -> bool:
+    """Whether a process that met this error should do nothing more on its GPU."""
+    return any(mark in error for mark in _BROKEN)
 
 
 def attempt(serve: Serve, request: Request, stop: StopRequest) -> Reply:
@@ -102,6 +119,7 @@ class Worker(ABC):
         self.busy = False
         self._answers = answers
         self._said = b""
+        self._notes = list[dict[str, Any]]()
         os.set_blocking(answers, False)
 
     def begin(self, request: Request) -> None:
@@ -120,12 +138,19 @@ class Worker(ABC):
         with suppress(BlockingIOError):
             while piece := os.read(self._answers, 65536):
                 self._said += piece
-        whole = self._said.endswith(b"\n")
-        if not self.busy or (alive and not whole):
+        *lines, self._said = self._said.split(b"\n")
+        said = [json.loads(line) for line in lines]
+        self._notes += [one["note"] for one in said if "note" in one]
+        replies = [Reply(**one) for one in said if "note" not in one]
+        if not self.busy or (alive and not replies):
             return None
         self.busy = False
-        said, self._said = self._said, b""
-        return self._complete(Reply(**json.loads(said))) if whole else self._died()
+        return self._complete(replies[0]) if replies else self._died()
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What it has told of its request since the last call; see `tell`."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def reply(self) -> Reply:
         """How its request ended, as soon as it has."""
@@ -184,10 +209,10 @@ class ThreadWorker(Worker):
     def _run(self, serve: Serve, device: str, threads: int) -> None:
         import torch
 
-        from bnlab.training.device import own_stream
+        from bnlab.training.lane import lane
 
         torch.set_num_threads(threads)
-        with own_stream(torch.device(device)):
+        with lane(torch.device(device)):
             while line := self._requests.get():
                 os.write(self._answer_to, _line(attempt(serve, json.loads(line), self._stop)))
 
@@ -229,9 +254,12 @@ class ProcessWorker(Worker):
     Args:
         makes: Import path `module:name` of what makes, in the worker, what it serves.
         threads: CPU threads of OpenMP and MKL there.
+        variables: Further variables of its environment.
     """
 
-    def __init__(self, makes: str, threads: int) -> None:
+    def __init__(
+        self, makes: str, threads: int, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         self._stderr_begin = 0
         self._stopped = False
@@ -241,7 +269,7 @@ class ProcessWorker(Worker):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **counts},
+            env={**os.environ, **counts, **(variables or {})},
             bufsize=0,
             start_new_session=True,
         )
@@ -257,8 +285,10 @@ class ProcessWorker(Worker):
 
     def _send(self, line: bytes) -> None:
         self._stderr_begin = os.fstat(self._stderr.fileno()).st_size
+        rest = memoryview(line)
         with suppress(BrokenPipeError):  # if it has died, exit code and stderr say why
-            self._stdin.write(line)
+            while rest:
+                rest = rest[self._stdin.write(rest) or 0 :]
 
     def _complete(self, reply: Reply) -> Reply:
         """With what the failed request wrote to stderr."""
@@ -294,9 +324,20 @@ class ProcessWorker(Worker):
             stream.close()
 
 
+_answers: list[int] = []
+"""In a worker process, the file descriptor to which its replies go."""
+
+
+def tell(note: Mapping[str, Any]) -> None:
+    """In a worker process, let who hired it know something of the request; elsewhere nothing."""
+    for answers in _answers:
+        os.write(answers, json.dumps({"note": note}).encode() + b"\n")
+
+
 def child() -> None:
     """The whole life of a worker process: requests on stdin, for each a reply on stdout."""
     answers = os.dup(1)
+    _answers.append(answers)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library may print there
     requests = SimpleQueue[bytes]()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()

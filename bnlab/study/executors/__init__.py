@@ -23,7 +23,7 @@ from bnlab.training.signals import StopRequest
 
 AT_ONCE_ON_A_GPU = 4
 """Runs at once on a GPU by default, if there are as many cores to launch them from: a small network
-alone leaves most of it idle."""
+alone leaves most of it idle. `BNLAB_LANES` says otherwise."""
 
 Ending = Literal["done", "diverged", "failed", "taken", "stopped"]
 
@@ -94,6 +94,17 @@ EXECUTORS: registry.Registry[Executor] = registry.EXECUTORS
 """The fact `one_by_one`: has no runs at once, whatever `jobs` says."""
 
 
+def executor_for(device: str) -> str:
+    """Where runs execute by default: in lanes on a GPU, in processes on a CPU.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    from bnlab.training.device import resolve_device
+
+    return "lanes" if resolve_device(device).type == "cuda" else "processes"
+
+
 def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int, int]:
     """How many runs at once, and how many CPU threads each.
 
@@ -116,7 +127,9 @@ def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int
     if wished.isdigit() and int(wished) > 0:
         threads = int(wished)
     if resolve_device(device).type == "cuda":
-        jobs = jobs or min(AT_ONCE_ON_A_GPU, cores)
+        told = os.environ.get("BNLAB_LANES", "")
+        usual = int(told) if told.isdigit() and int(told) > 0 else min(AT_ONCE_ON_A_GPU, cores)
+        jobs = jobs or usual
         return jobs, threads or max(1, cores // jobs)
     threads = threads or (1 if jobs is None else max(1, cores // jobs))
     return jobs or max(1, cores // threads), threads
@@ -141,16 +154,21 @@ def request_of(cell: Cell, options: ExecutorOptions, *, at_once: int) -> workers
 
 def outcome_of(cell: Cell, reply: workers.Reply, options: ExecutorOptions) -> Outcome:
     """What a trainer's reply means; keeps the log of a failure only."""
-    log = log_path(options.logs, cell)
     if reply.error:
-        with suppress(OSError):  # a full disk must not take the other runs along
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"{reply.log.rstrip()}\n")
+        keep_log(options, cell, reply.log)
         return Outcome(cell, "failed", reply.error)
     ending: Ending = "stopped" if reply.answer is None else reply.answer["ending"]
     if ending != "taken":
-        log.unlink(missing_ok=True)
+        log_path(options.logs, cell).unlink(missing_ok=True)
     return Outcome(cell, ending)
+
+
+def keep_log(options: ExecutorOptions, cell: Cell, text: str) -> None:
+    """Keep what is known of a failure."""
+    log = log_path(options.logs, cell)
+    with suppress(OSError):  # a full disk must not take the other runs along
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{text.rstrip()}\n")
 
 
 def log_path(logs: Path, cell: Cell) -> Path:

@@ -43,13 +43,14 @@ def run_in_threads(
     """A thread trains one cell after another."""
     from bnlab.study.cells import CellTrainer
     from bnlab.training.device import cpu_threads, numerics, resolve_device, resolve_precision
+    from bnlab.training.lane import MOST_LANES
 
     device = resolve_device(options.device)
 
     def precision_of(cell: Cell) -> "Precision":
         return resolve_precision(cell.config.train.precision, device)
 
-    at_once = min(options.jobs, len(cells))
+    at_once = min(options.jobs, len(cells), MOST_LANES)
     room = Room(device, at_once)
     trainer = CellTrainer(data_sets=None, settled=room.settle)
 

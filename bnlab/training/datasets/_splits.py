@@ -6,13 +6,14 @@ run. Validation images are taken first, so that they stay the same whatever `tra
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 
 from bnlab.config import DatasetConfig
 from bnlab.errors import DataError
+from bnlab.training.lane import alone, wait_for
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told `(what, done, total)` while something long goes on, as in `("decoding images", 500, 60000)`;
@@ -37,9 +38,22 @@ class Split:
 
     images: torch.Tensor
     labels: torch.Tensor
+    _copies: "dict[torch.device, Split]" = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def on(self, device: torch.device) -> "Split":
+        """The same on a device, the images in channels_last memory: one copy for all who ask."""
+        with alone(device):
+            if device not in self._copies:
+                # channels_last here too: a crop then copies runs of whole pixels (1.2 times as
+                # fast).
+                images = self.images.to(device).contiguous(memory_format=torch.channels_last)
+                copy = Split(images, self.labels.to(device))
+                wait_for(device)  # other lanes read it as well
+                self._copies[device] = copy
+            return self._copies[device]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +165,10 @@ def _check_sizes(data: ImageData, config: DatasetConfig) -> None:
     sizes = {"train_size": config.train_size, "test_size": config.test_size}
     if config.val_size:
         sizes["val_size"] = config.val_size
-    for field, size in sizes.items():
+    for key, size in sizes.items():
         if size is not None and size < num_classes:
             raise DataError(
-                f"dataset.{field}: {size} images cannot hold each of the {num_classes} classes of "
+                f"dataset.{key}: {size} images cannot hold each of the {num_classes} classes of "
                 f"{config.name}; use at least {num_classes}"
             )
     asked = config.val_size + (config.train_size or num_classes)

@@ -84,3 +84,13 @@ def align(values: Tensor, features: Tensor) -> Tensor:
 def widen(features: Tensor) -> Tensor:
     """Half precision as fp32; fp32 and fp64 as they are."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
+def laid_out_like(features: Tensor, normalized: Tensor) -> Tensor:
+    """The normalized features in the memory layout of the features, if that is channels_last.
+
+    A layer behind would else work in one layout and its neighbors in another.
+    """
+    if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+        return normalized.contiguous(memory_format=torch.channels_last)
+    return normalized

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnlab.config import NormConfig
 from bnlab.errors import ConfigError
-from bnlab.training.norms._affine import widen
+from bnlab.training.norms._affine import laid_out_like, widen
 
 
 class GroupNorm(nn.GroupNorm):
@@ -14,11 +14,14 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """Normalize (images, channels, ...) image by image."""
+        features = input
         if not input.requires_grad:
             # torch 2.13's CPU backward crashes on channels_last images that need no gradient.
-            input = input.contiguous()  # noqa: A001
-        normalized = F.group_norm(widen(input), self.num_groups, self.weight, self.bias, self.eps)
-        return normalized.to(input.dtype)
+            features = input.contiguous()
+        normalized = F.group_norm(
+            widen(features), self.num_groups, self.weight, self.bias, self.eps
+        )
+        return laid_out_like(input, normalized.to(input.dtype))
 
 
 def group_norm(shape: tuple[int, ...], groups: int, config: NormConfig) -> nn.Module:

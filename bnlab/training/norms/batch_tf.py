@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from bnlab.config import NormConfig
 from bnlab.training.norms import NORMS
-from bnlab.training.norms._affine import RunningAffine
+from bnlab.training.norms._affine import RunningAffine, laid_out_like
 
 
 class BatchPerPosition(RunningAffine):
@@ -36,7 +36,7 @@ class BatchPerPosition(RunningAffine):
             self.momentum,
             self.eps,
         )
-        return normalized.view(features.shape)
+        return laid_out_like(features, normalized.view(features.shape))
 
 
 @NORMS.register("batch_tf", facts=("batch_statistics", "per_position"))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bnlab.config import NormConfig
 from bnlab.training.norms import NORMS
-from bnlab.training.norms._affine import RunningAffine
+from bnlab.training.norms._affine import RunningAffine, laid_out_like
 
 
 class GhostBatchNorm(RunningAffine):
@@ -39,7 +39,8 @@ class GhostBatchNorm(RunningAffine):
             variance.add_(variances.sum(0), alpha=size / images)
             start += ghosts * size
         self.track(mean, variance)
-        return torch.cat(normalized) if len(normalized) > 1 else normalized[0]
+        whole = torch.cat(normalized) if len(normalized) > 1 else normalized[0]
+        return laid_out_like(features, whole)
 
     def _normalize_ghosts(self, features: Tensor, ghosts: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sub-batches of one size; also their means and unbiased variances (ghosts, channels).
