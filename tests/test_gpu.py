@@ -19,6 +19,7 @@ from bnlab.training.device import numerics
 from bnlab.training.experiment import RunOptions, run_experiment
 from bnlab.training.lane import lane
 from bnlab.training.loop import evaluate, fit
+from bnlab.training.models._conv import Conv2d
 from bnlab.training.norms import NORMS, build_norm
 from bnlab.training.signals import StopRequest
 from bnlab.training.task import build_task
@@ -196,3 +197,38 @@ def test_the_memory_of_a_finished_run_is_free_at_once(
         assert torch.cuda.memory_allocated() <= held + 2**20
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_convolution_gives_what_torchs_gives(channels: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    ours = Conv2d(channels, 16, 3, padding=1).cuda()
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(32, channels, 16, 16, device="cuda")
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
+    exact = torch.nn.Conv2d(channels, 16, 3, padding=1).double().cuda()
+    exact.load_state_dict(ours.state_dict())
+    wide = images.detach().double().requires_grad_()
+    pull = torch.randn(32, 16, 16, 16, device="cuda")
+    with numerics("fp32"):  # not torch's default of tf32
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = ours(images)
+        assert out.dtype == dtype
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        out.backward(pull.to(dtype))
+    exact(wide).backward(pull.to(dtype).double())
+    assert ours.bias is not None
+    assert exact.bias is not None
+    assert images.grad is not None
+    assert wide.grad is not None
+    for found, true in (
+        (out, exact(wide)),
+        (images.grad, wide.grad),
+        (ours.weight.grad, exact.weight.grad),
+        (ours.bias.grad, exact.bias.grad),
+    ):
+        assert found is not None
+        assert true is not None
+        error = (found.double() - true).norm() / true.norm()
+        assert error < (1e-2 if dtype == torch.bfloat16 else 1e-5)

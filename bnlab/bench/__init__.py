@@ -18,11 +18,14 @@ from bnlab.bench.limits import cost_of, measure_device
 from bnlab.bench.table import EPOCH_IMAGES, rows_of, table_of
 from bnlab.bench.timing import race
 from bnlab.config import Config
-from bnlab.errors import BnlabError
+from bnlab.errors import BnlabError, ConfigError
 from bnlab.training.device import Precision, resolve_device, resolve_precision
 from bnlab.training.provenance import environment
 
 __all__ = ["Settings", "bench", "contenders_of", "default_settings", "table_of"]
+
+LANES = 4
+"""Runs at once that are tried compiled as well."""
 
 AT_ONCE = (1, 2, 4, 8, 16)
 """Numbers of runs at once that are tried, as far as the device suits them."""
@@ -41,6 +44,7 @@ class Settings:
         ways: How runs go on at once: `threads` as in bnlab, `processes` to compare.
         workers: Of the conventional loop.
         matrix: Side of the matrices that measure the device.
+        only: Of the contenders behind the first those whose names contain this.
         apart: Time each contender when those before it are gone: a GPU's memory does not hold all.
             What disturbs the machine for a while then disturbs only some.
     """
@@ -54,6 +58,7 @@ class Settings:
     workers: int = 2
     matrix: int = 2048
     apart: bool = False
+    only: str = ""
 
 
 def default_settings(device: torch.device, *, quick: bool) -> Settings:
@@ -69,7 +74,11 @@ def default_settings(device: torch.device, *, quick: bool) -> Settings:
 
 
 def contenders_of(config: Config, settings: Settings) -> list[Contender]:
-    """Everything that is raced, the conventional loop first."""
+    """Everything that is raced, the conventional loop first.
+
+    Raises:
+        ConfigError: If the settings leave nothing to race.
+    """
     device = resolve_device(settings.device)
     best = resolve_precision("auto", device)
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -89,7 +98,7 @@ def contenders_of(config: Config, settings: Settings) -> list[Contender]:
             settings.workers,
         )
 
-    return [
+    found: list[Contender] = [
         contender("conventional fp32", "conventional", "fp32", "eager"),
         *(contender(f"bnlab {precision}", "bnlab", precision) for precision in precisions),
         contender(f"bnlab {best}, eager", "bnlab", best, "eager"),
@@ -105,7 +114,18 @@ def contenders_of(config: Config, settings: Settings) -> list[Contender]:
             for way in settings.ways
             for runs in settings.at_once
         ),
+        *(
+            contender(f"{runs} runs at once, {best}, compiled", "threads", best, "compile", runs)
+            for runs in settings.at_once
+            if device.type == "cuda" and runs == LANES
+        ),
     ]
+    yardstick, *others = found
+    chosen = [one for one in others if settings.only in one.name]
+    if not chosen:
+        names = ", ".join(one.name for one in others)
+        raise ConfigError(f"--only {settings.only}: none of the contenders ({names})")
+    return [yardstick, *chosen]
 
 
 def bench(

@@ -22,6 +22,9 @@ def bench(
     processes: Annotated[
         bool, typer.Option("--processes", help="Also time runs at once in a process each.")
     ] = False,
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only contenders whose names contain this.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Write the JSON report here too.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +41,7 @@ def bench(
     from bnlab.report.terminal import stdout_console
     from bnlab.training.device import resolve_device
 
-    settings = default_settings(resolve_device(device), quick=quick)
+    settings = replace(default_settings(resolve_device(device), quick=quick), only=only)
     if processes:
         settings = replace(settings, ways=("threads", "processes"))
 

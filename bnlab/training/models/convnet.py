@@ -15,6 +15,7 @@ from torch.nn.utils import skip_init
 
 from bnlab.config import ModelConfig
 from bnlab.training.models import MODELS, Dropout, Shape
+from bnlab.training.models._conv import Conv2d
 from bnlab.training.norms import NORMS, build_norm
 
 CONV_ORDERS: Mapping[str, tuple[str, ...]] = {
@@ -192,7 +193,7 @@ def _build_layer(slot: Slot, config: ModelConfig, built: Mapping[str, nn.Module]
     channels = slot.shape[0]
     builders: Mapping[str, Callable[[], nn.Module]] = {
         # skip_init: torch's own initialization would draw from the global stream, in vain.
-        "conv": lambda: skip_init(nn.Conv2d, channels, slot.width, kernel_size=3, padding=1),
+        "conv": lambda: skip_init(Conv2d, channels, slot.width, kernel_size=3, padding=1),
         "fc": lambda: skip_init(nn.Linear, channels, slot.width),
         CLASSIFIER: lambda: skip_init(nn.Linear, channels, slot.width),
         "norm": lambda: build_norm(slot.shape, config.norm),
