@@ -660,7 +660,7 @@ def test_where_dropout_helps_nobody_the_claim_is_not_tested() -> None:
 
 def test_the_widest_pair_is_the_one_that_may_lie_furthest_apart() -> None:
     scores = {arm: np.linspace(0.5, 0.51, 12) for arm in TREATED}
-    scores["batch_gain_3"] = scores["batch"] - 0.01 + around(0, 0.002, 12)
+    scores["batch_gain_2"] = scores["batch"] - 0.01 + around(0, 0.002, 12)
     scores["batch_torch_default"] = scores["batch"] - 0.009 + around(0, 0.02, 12)
     found = widest(Evidence(scores))
     np.testing.assert_allclose(found, scores["batch"] - scores["batch_torch_default"])
