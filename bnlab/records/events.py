@@ -19,6 +19,9 @@ from bnlab.records.storage import storage
 
 _NUMBERS = itertools.count()
 
+PREFIX = "events.out.tfevents."
+"""By which TensorBoard knows its files; the second in which one was begun follows."""
+
 
 class EventFile:
     """One file of events; nothing is on the disk before `flush`.
@@ -29,19 +32,25 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        began = f"{int(time.time()):010d}.{socket.gethostname()}"
-        name = f"events.out.tfevents.{began}.{os.getpid()}.{next(_NUMBERS)}"
+        # TensorBoard reads files in the order of their names, so a clock that has gone back since
+        # the last one was begun would have it forget the new events instead of the old.
+        earlier = (_begun(path) for path in folder.glob(f"{PREFIX}*"))
+        self._begun = max(int(time.time()), *(begun + 1 for begun in earlier), 0)
+        name = f"{PREFIX}{self._begun:010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self.path = folder / name
         self._pending = io.BytesIO()
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._add(Event(wall_time=self._now(), file_version="brain.Event:2"))
         if purge_step is not None:
             start = SessionLog(status=SessionLog.START)
-            self._add(Event(wall_time=time.time(), step=purge_step, session_log=start))
+            self._add(Event(wall_time=self._now(), step=purge_step, session_log=start))
 
     def add(self, summary: Summary, step: int = 0, wall_time: float | None = None) -> None:
         """Add what was measured after a step; the time is now unless it is given."""
-        when = time.time() if wall_time is None else wall_time
+        when = self._now() if wall_time is None else wall_time
         self._add(Event(wall_time=when, step=step, summary=summary))
+
+    def _now(self) -> float:
+        return max(time.time(), self._begun)
 
     def _add(self, event: Event) -> None:
         RecordWriter(self._pending).write(event.SerializeToString())
@@ -57,3 +66,8 @@ class EventFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(pending)
+
+
+def _begun(path: Path) -> int:
+    digits = path.name.removeprefix(PREFIX).partition(".")[0]
+    return int(digits) if digits.isascii() and digits.isdigit() else 0

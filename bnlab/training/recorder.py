@@ -9,6 +9,7 @@ from torch.utils.tensorboard import summary as summaries
 from bnlab.config import Config, flatten
 from bnlab.records import RunDir
 from bnlab.records.events import EventFile
+from bnlab.training.lane import alone
 
 HISTOGRAM_VALUES = 4096
 """Values per histogram; larger tensors are thinned evenly (a million would cost 70 ms)."""
@@ -37,11 +38,9 @@ class Recorder:
         for tag, value in record.items():
             if tag not in {"epoch", "step"}:
                 self._events.add(summaries.scalar(_RENAMED.get(tag, tag), value), epoch)
-        for name, norm in norms.items():
-            for parameter, values in norm.named_parameters():
-                if values.detach().isfinite().all():
-                    tag = f"norm/{name}/{parameter}"
-                    self._events.add(summaries.histogram(tag, _thin(values), bins="auto"), epoch)
+        for tag, values in _read(norms).items():
+            if values.isfinite().all():
+                self._events.add(summaries.histogram(tag, values, bins="auto"), epoch)
         self._events.flush()
 
 
@@ -96,6 +95,12 @@ def _scalar(value: Any) -> float | str:
     return value
 
 
-def _thin(values: Tensor) -> Tensor:
-    flat = values.detach().flatten()
-    return flat[:: -(-len(flat) // HISTOGRAM_VALUES)]
+def _read(norms: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Gamma and beta of the normalizers by tag, thinned, on the CPU."""
+    read = dict[str, Tensor]()
+    for name, norm in norms.items():
+        for parameter, values in norm.named_parameters():
+            flat = values.detach().flatten()
+            with alone(values.device):
+                read[f"norm/{name}/{parameter}"] = flat[:: -(-len(flat) // HISTOGRAM_VALUES)].cpu()
+    return read
