@@ -36,6 +36,8 @@ LATER_KEYS: Mapping[str, Any] = {
     "model.name": "convnet",
     "model.depths": [],
     "model.residual": False,
+    "model.activation": "relu",
+    "model.dropout_first": False,
 }
 """Keys that the schema got after runs had been recorded, each with the value that leaves things as
 they were: a record without the key means that value, and the hash leaves such a pair out."""
@@ -46,6 +48,8 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=65536)]
 Depth: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 
+
+ActivationName: TypeAlias = Literal["relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu"]
 
 Readers: TypeAlias = Mapping[str, tuple[str, tuple[str, ...]]]
 
@@ -168,7 +172,8 @@ class InitConfig(ConfigSection):
     name: Literal["he_normal", "torch_default", "xavier_normal", "orthogonal", "normal_small"] = (
         "he_normal"
     )
-    """`torch_default` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases; all others set
+    """`he_normal` keeps the mean square of signals through layers of the network's activation.
+    `torch_default` is U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases; all others set
     biases to zero. `normal_small` is N(0, 0.01^2)."""
     gain: float = Field(1.0, gt=0, le=1e6)
     """Factor on the weights of every layer but the classifier."""
@@ -180,10 +185,20 @@ class ModelConfig(ConfigSection):
     only_with: ClassVar[Readers] = {
         "depths": ("name", ("convnet",)),
         "residual": ("name", ("convnet",)),
+        "dropout_first": ("name", ("convnet",)),
+        "width": ("name", ("resnet18", "vgg11")),
+    }
+    never_with: ClassVar[Readers] = {
+        "widths": ("name", ("resnet18", "vgg11")),
+        "hidden": ("name", ("resnet18", "vgg11")),
+        "dropout": ("name", ("resnet18", "vgg11")),
     }
 
     name: str = "convnet"
-    """A network of `bnlab/training/models/`; `convnet` is that of the documents."""
+    """A network of `bnlab/training/models/`: `convnet` is that of the documents, `resnet18` and
+    `vgg11` are those of CIFAR."""
+    width: Width = 64
+    """Channels of the first stage of `resnet18` and `vgg11`; later ones have up to 8 times them."""
     widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1, max_length=100)
     """One conv3x3-norm-ReLU-maxpool2 block each; a block whose input is 1x1 does not pool."""
     depths: tuple[Depth, ...] = Field((), max_length=100)
@@ -194,9 +209,14 @@ class ModelConfig(ConfigSection):
     convolution of a width but the first, and in that one where the width does not change."""
     hidden: tuple[Width, ...] = Field((1024,), max_length=100)
     """Fully connected layers before the classifier."""
+    activation: ActivationName = "relu"
+    """The nonlinearity of every layer but the classifier; `he_normal` scales weights to suit it."""
     norm: NormConfig = NormConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping a unit after each hidden fully connected layer."""
+    dropout_first: bool = False
+    """Drop units in front of the layer's normalizer instead (Li et al. 2019, arXiv:1801.05134:
+    testing then meets another variance than the running one); without one, nothing changes."""
     init: InitConfig = InitConfig()
 
     @field_validator("depths")

@@ -14,6 +14,7 @@ from torch import nn
 from bnlab import registry
 from bnlab.config import ModelConfig
 from bnlab.errors import ConfigError
+from bnlab.training.models._activations import ACTIVATIONS
 from bnlab.training.models._dropout import Dropout
 from bnlab.training.models._initialization import initialize
 from bnlab.training.models._roles import Roles, init_hash, outputs_of, parameter_count, roles
@@ -30,6 +31,7 @@ convolutions and linear layers, it draws from a `stream` of that seed."""
 MODELS: registry.Registry[ModelBuilder] = registry.MODELS
 
 __all__ = [
+    "ACTIVATIONS",
     "MODELS",
     "Dropout",
     "ModelBuilder",
@@ -60,7 +62,7 @@ def build_model(
         ConfigError: If network or normalizer are unknown, or do not fit each other.
     """
     model = MODELS[config.name](config, in_shape, num_classes, seed)
-    initialize(model, config.init, seed)
+    initialize(model, config.init, seed, activation=config.activation)
     for name, module in model.named_modules():
         if isinstance(module, Stochastic):
             kind = "dropout" if isinstance(module, Dropout) else "noise"

@@ -14,26 +14,26 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from bnlab.config import ModelConfig
-from bnlab.training.models import MODELS, Dropout, Shape
+from bnlab.training.models import ACTIVATIONS, MODELS, Dropout, Shape
 from bnlab.training.models._conv import Conv2d
 from bnlab.training.norms import NORMS, build_norm
 
 CONV_ORDERS: Mapping[str, tuple[str, ...]] = {
-    "before_activation": ("keep", "conv", "norm", "add", "relu", "pool"),
-    "after_activation": ("keep", "conv", "add", "relu", "norm", "pool"),
-    "after_pool": ("keep", "conv", "add", "relu", "pool", "norm"),
-    "before_conv": ("keep", "norm", "conv", "add", "relu", "pool"),
-    "both": ("keep", "conv", "norm", "add", "relu", "norm2", "pool"),
+    "before_activation": ("keep", "conv", "norm", "add", "activation", "pool"),
+    "after_activation": ("keep", "conv", "add", "activation", "norm", "pool"),
+    "after_pool": ("keep", "conv", "add", "activation", "pool", "norm"),
+    "before_conv": ("keep", "norm", "conv", "add", "activation", "pool"),
+    "both": ("keep", "conv", "norm", "add", "activation", "norm2", "pool"),
 }
 """Parts of a convolution block by placement, in order; `keep` and `add` are the two ends of a
 shortcut (He et al. 2016, arXiv:1512.03385, around one convolution)."""
 
 FC_ORDERS: Mapping[str, tuple[str, ...]] = {
-    "before_activation": ("fc", "norm", "relu", "dropout"),
-    "after_activation": ("fc", "relu", "norm", "dropout"),
-    "after_pool": ("fc", "relu", "norm", "dropout"),
-    "before_conv": ("norm", "fc", "relu", "dropout"),
-    "both": ("fc", "norm", "relu", "norm2", "dropout"),
+    "before_activation": ("fc", "norm", "activation", "dropout"),
+    "after_activation": ("fc", "activation", "norm", "dropout"),
+    "after_pool": ("fc", "activation", "norm", "dropout"),
+    "before_conv": ("norm", "fc", "activation", "dropout"),
+    "both": ("fc", "norm", "activation", "norm2", "dropout"),
 }
 """Parts of a hidden fully connected layer by placement, in order."""
 
@@ -87,7 +87,8 @@ def convnet(
     Returns:
         A flat sequence of `conv1`, `conv1_norm`, `conv1_relu`, `conv1_pool`, `conv2`, ...,
         `flatten`, `fc1`, `fc1_norm`, `fc1_relu`, `fc1_dropout`, ..., `classifier`, as far as the
-        configuration has them. A second normalizer of a block is `conv1_norm2`.
+        configuration has them; another activation has its own name there. A second normalizer of a
+        block is `conv1_norm2`.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for slot in layout(config, in_shape, num_classes):
@@ -101,7 +102,8 @@ class Slot:
 
     Attributes:
         block: `conv1`, `fc1`, ...; also the name of the layer that carries the weights.
-        part: What it is: an entry of the orders above, `flatten` or `classifier`.
+        part: What it is: an entry of the orders above, but for `activation` the name of the one
+            that is meant; `flatten` or `classifier`.
         shape: Shape of one image's features where it enters.
         width: Output channels of the block's convolution or features of its linear layer.
     """
@@ -146,6 +148,7 @@ def layout(config: ModelConfig, in_shape: Shape, num_classes: int) -> list[Slot]
         shortcut = config.residual and width == channels
         parts = _present(
             CONV_ORDERS[norm.placement],
+            config,
             norm=norm.conv and norm.name != "none",
             keep=shortcut,
             add=shortcut,
@@ -155,9 +158,14 @@ def layout(config: ModelConfig, in_shape: Shape, num_classes: int) -> list[Slot]
         channels = width
     fc_parts = _present(
         FC_ORDERS[norm.placement],
+        config,
         norm=norm.fc and norm.name != "none" and "conv_only" not in facts,
         dropout=config.dropout > 0,
     )
+    if config.dropout_first and {"norm", "dropout"} <= set(fc_parts):
+        fc_parts = tuple(part for part in fc_parts if part != "dropout")
+        place = fc_parts.index("norm")
+        fc_parts = (*fc_parts[:place], "dropout", *fc_parts[place:])
     planned += [
         ("flatten", "flatten", 0),
         *((f"fc{i}", part, w) for i, w in enumerate(config.hidden, 1) for part in fc_parts),
@@ -183,10 +191,13 @@ def _convolutions(config: ModelConfig) -> list[tuple[int, bool]]:
     ]
 
 
-def _present(order: tuple[str, ...], *, norm: bool, **others: bool) -> tuple[str, ...]:
-    """The parts of an order less those that are said to be absent."""
+def _present(
+    order: tuple[str, ...], config: ModelConfig, *, norm: bool, **others: bool
+) -> tuple[str, ...]:
+    """The parts of an order less those that are said to be absent, the activation by its name."""
     present = {"norm": norm, "norm2": norm, **others}
-    return tuple(part for part in order if present.get(part, True))
+    names = {"activation": config.activation}
+    return tuple(names.get(part, part) for part in order if present.get(part, True))
 
 
 def _build_layer(slot: Slot, config: ModelConfig, built: Mapping[str, nn.Module]) -> nn.Module:
@@ -198,7 +209,7 @@ def _build_layer(slot: Slot, config: ModelConfig, built: Mapping[str, nn.Module]
         CLASSIFIER: lambda: skip_init(nn.Linear, channels, slot.width),
         "norm": lambda: build_norm(slot.shape, config.norm),
         "norm2": lambda: build_norm(slot.shape, config.norm),
-        "relu": nn.ReLU,
+        **ACTIVATIONS,
         "pool": lambda: nn.MaxPool2d(2),
         "flatten": nn.Flatten,
         "dropout": lambda: Dropout(config.dropout),
