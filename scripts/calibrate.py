@@ -110,7 +110,7 @@ def compared_plan(arms: int, tuned: str) -> Plan:
         study["each_seed"] = tuned == "by each seed"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "imagined.yaml")
-        file.write_text(yaml.safe_dump(study), encoding="utf-8")
+        file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         return load_plan(file)
 
 
@@ -129,6 +129,8 @@ def compare_cell(arms: int, tuned: str, world: World, studies: int) -> Cell:
     return {
         "arms": arms,
         "tuned": tuned,
+        "seeds": len(plan.spec.seeds),
+        "pilots": len(plan.spec.tune_seeds),
         **asdict(world),
         "studies": len(done),
         "compared": len(tables),
@@ -163,7 +165,10 @@ def main(arguments: list[str]) -> int:
     }
     with ProcessPoolExecutor(given.jobs) as pool:
         asked = {part: [pool.submit(job) for job in some] for part, some in jobs.items()}
-        cells = {part: [one.result() for one in some] for part, some in asked.items()}
+        cells: dict[str, list[Cell]] = {}
+        for part, some in asked.items():
+            cells[part] = [one.result() for one in some]
+            print(f"{part}: {len(some)} cells of {n} studies", file=sys.stderr)
     head = {"studies": n, "seed": SEED, "preset": PRESET}
     found = {**head, "level": CLAIM_ALPHA, "limits": CLAIM_LEVEL, **cells}
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
