@@ -6,7 +6,7 @@ Usage: scripts/calibrate.py [--studies 150] [--jobs 2] [--out runs/reference/cal
 Each imagined study is walked from its pilot to its verdict, nothing is trained. Without an effect,
 under three responses to the learning rate and with runs that diverge: how often a verdict is false,
 and how often the limits hold the effect. With an effect: how often it is found, and for claims the
-power that their verdicts state. About an hour for 150 studies of each on one core; every cell draws
+power that their verdicts state. Half an hour for 150 studies of each on one core; every cell draws
 from a stream of its own, so that the numbers do not depend on --jobs.
 """
 

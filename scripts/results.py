@@ -150,11 +150,12 @@ of whole studies, {studies} of each kind in each world, and walks every one from
 verdict.
 
 Imagined are {worlds} worlds without an effect: {responses} responses of accuracy to the learning
-rate (a round top, a cliff, two rates so alike that a pilot often confuses them), and in each of
-them {fails} of the runs diverge, whatever the arm. Accuracy scatters by {sd} between seeds, beside
-what a test on {images:,} images adds. One more world has an effect, with less scatter. Real runs
-may be unlike all of these. Limits in parentheses are Clopper and Pearson's, 95 %; **bold** is what
-breaks its promise by more than they allow.
+rate (a round top, a cliff, two rates so alike that a pilot often confuses them; `higher_lr` has one
+of its own, `input_normalization` tunes nothing), and in each of them {fails} % of the runs diverge,
+whatever the arm. Accuracy scatters by {sd} between seeds, beside what a test on {images:,} images
+adds. One more world has an effect, with less scatter. Real runs may be unlike all of these. Limits
+in parentheses are Clopper and Pearson's, 95 %; **bold** is what breaks its promise by more than
+they allow.
 
 **Claims**, preset {preset}. Without an effect: how many studies came to a verdict; how many of
 these are false, which is to speak of an effect all the same (SUPPORTED, or REFUTED otherwise than
@@ -207,10 +208,9 @@ def calibrated_claims(found: Mapping[str, Any]) -> str:
     for cell in found["claims_planted"]:
         claim = CLAIMS[cell["claim"]]
         nulls = [one for one in found["claims"] if one["claim"] == claim.name]
-        power = "" if cell["power"] is None else f"{100 * cell['power']:.1f} %"
-        seen = rate(cell["supported"], cell["studies"])
-        row = claim_row(f"`{claim.name}`", nulls)
-        rows.append([*row, claim.show(cell["effect"]), seen, power])
+        effect, power = claim.show(cell["effect"]), cell["power"]
+        seen = rate(cell["supported"], cell["studies"], least=power)
+        rows.append([*claim_row(f"`{claim.name}`", nulls), effect, seen, f"{100 * power:.1f} %"])
     rows.append([*claim_row("all", found["claims"]), "", "", ""])
     allowed = f"share ({100 * (1 - CLAIM_LEVEL):.2g} % allowed)"
     header = ["claim", "studies", "verdicts", "false", allowed]
@@ -250,7 +250,7 @@ def calibration(found: Mapping[str, Any]) -> list[str]:
         **found,
         worlds=len(worlds),
         responses=len(responses),
-        fails=", ".join(f"{100 * share:g} %" for share in fails),
+        fails=", ".join(f"{100 * share:g}" for share in fails),
         sd=f"{100 * sd:g} pp",
         images=IMAGES,
     )
