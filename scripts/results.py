@@ -155,7 +155,7 @@ of its own, `input_normalization` tunes nothing), and in each of them {fails} % 
 whatever the arm. Accuracy scatters by {sd} between seeds, beside what a test on {images:,} images
 adds. One more world has an effect, with less scatter. Real runs may be unlike all of these. Limits
 in parentheses are Clopper and Pearson's, 95 %; **bold** is what breaks its promise by more than
-they allow.
+they allow; of so many shares one or two do so by chance.
 
 **Claims**, preset {preset}. Without an effect: how many studies came to a verdict; how many of
 these are false, which is to speak of an effect all the same (SUPPORTED, or REFUTED otherwise than
