@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes every figure that the documentation prints, from the archives in runs/reference alone.
+"""Writes every figure that the documentation prints, from what lies in runs/reference alone.
 
 Usage: scripts/results.py [--check]      --check writes nothing and exits with 4 if a file differs
 
@@ -8,6 +8,7 @@ runs/reference/RESULTS.md, the reports beside it, and the tables of README.md be
 `<!-- results: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import math
 import re
 import sys
@@ -15,10 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from bnlab.analysis import Comparison, Options, compare, load_runs
-from bnlab.claims import CLAIM_LEVEL, Finding, find_findings, show_effect, show_limits
+from scipy.stats import binomtest
+
+from bnlab.analysis import ALPHA, LEVEL, Comparison, Options, compare, load_runs
+from bnlab.claims import CLAIM_LEVEL, CLAIMS, Finding, find_findings, show_effect, show_limits
+from bnlab.claims._calibration import IMAGES
 from bnlab.report import write_report
 from bnlab.report.claims import write_claims
 
@@ -43,6 +47,8 @@ SEED_COMMAND = (
 )
 
 Row: TypeAlias = Sequence[str]
+Cell: TypeAlias = Mapping[str, Any]
+"""What `scripts/calibrate.py` counted in one world."""
 
 
 def table(header: Row, rows: Sequence[Row]) -> str:
@@ -138,9 +144,129 @@ def seeds_table(comparison: Comparison) -> str:
     return table(["arm", *(f"seed {seed}" for seed in seeds), "mean"], rows)
 
 
+SIMULATED = """\
+Nothing is trained here: `scripts/calibrate.py --studies {studies}` (seed {seed}) imagines the runs
+of whole studies, {studies} of each kind in each world, and walks every one from its pilot to its
+verdict.
+
+Imagined are {worlds} worlds without an effect: {responses} responses of accuracy to the learning
+rate (a round top, a cliff, two rates so alike that a pilot often confuses them; `higher_lr` has one
+of its own, `input_normalization` tunes nothing), and in each of them {fails} % of the runs diverge,
+whatever the arm. Accuracy scatters by {sd} between seeds, beside what a test on {images:,} images
+adds. One more world has an effect, with less scatter. Real runs may be unlike all of these. Limits
+in parentheses are Clopper and Pearson's, 95 %; **bold** is what breaks its promise by more than
+they allow; of so many shares one or two do so by chance.
+
+**Claims**, preset {preset}. Without an effect: how many studies came to a verdict; how many of
+these are false, which is to speak of an effect all the same (SUPPORTED, or REFUTED otherwise than
+for too small an effect; of `insensitive`, whose amount then lies just at its bound, either); how
+often limits hold the truth. With one: how often it is found, beside the mean power that the
+verdicts state.
+"""
+
+COMPARED = """\
+**`bnlab compare`**, {seeds} seeds an arm, by the first table of its report. Without an effect:
+tables that call any arm higher or lower ({allowed} allowed for a whole table), and how often the
+95 % interval of the first arm holds the truth. With {planted} in every arm but the baseline: how
+often the first is called higher. The learning rate is not tuned; or once for each arm, on {pilots}
+pilot seeds, which the intervals leave out, as the report says; or by each seed for itself. A run
+that diverges counts as guessing.
+"""
+
+
+def rate(count: int, n: int, digits: int = 1, *, most: float = 1, least: float = 0) -> str:
+    """A share with Clopper and Pearson's limits; bold where these lie beyond what is promised."""
+    limits = binomtest(count, n).proportion_ci(method="exact")
+    share, low, high = (
+        f"{100 * value:.{digits}f}" for value in (count / n, limits.low, limits.high)
+    )
+    bold = "**" * (limits.low > most or limits.high < least)
+    return f"{bold}{share} % ({low} to {high}){bold}"
+
+
+def add_up(cells: Sequence[Cell], key: str) -> int:
+    """What was counted in some cells together."""
+    return sum(cell[key] for cell in cells)
+
+
+def claim_row(name: str, cells: Sequence[Cell]) -> list[str]:
+    """What came of studies without an effect."""
+    studies, judged, false = (add_up(cells, key) for key in ("studies", "judged", "false"))
+    measured = add_up(cells, "measured")
+    return [
+        name,
+        *(f"{count:,}" for count in (studies, judged, false)),
+        rate(false, judged, 2, most=1 - CLAIM_LEVEL),
+        rate(add_up(cells, "covered"), measured, 2, least=CLAIM_LEVEL),
+        rate(add_up(cells, "covered_95"), measured, least=LEVEL),
+    ]
+
+
+def calibrated_claims(found: Mapping[str, Any]) -> str:
+    """Every claim, and all of them together."""
+    rows = []
+    for cell in found["claims_planted"]:
+        claim = CLAIMS[cell["claim"]]
+        nulls = [one for one in found["claims"] if one["claim"] == claim.name]
+        effect, power = claim.show(cell["effect"]), cell["power"]
+        seen = rate(cell["supported"], cell["studies"], least=power)
+        rows.append([*claim_row(f"`{claim.name}`", nulls), effect, seen, f"{100 * power:.1f} %"])
+    rows.append([*claim_row("all", found["claims"]), "", "", ""])
+    allowed = f"share ({100 * (1 - CLAIM_LEVEL):.2g} % allowed)"
+    header = ["claim", "studies", "verdicts", "false", allowed]
+    header += [f"{100 * level:g} % limits hold" for level in (CLAIM_LEVEL, LEVEL)]
+    return table([*header, "effect", "found", "power stated"], rows)
+
+
+def calibrated_compare(found: Mapping[str, Any]) -> str:
+    """Every kind of study, with runs that diverge and without."""
+    rows = []
+    for planted in found["compare_planted"]:
+        kind = planted["arms"], planted["tuned"]
+        cells = [one for one in found["compare"] if (one["arms"], one["tuned"]) == kind]
+        for diverging in (False, True):
+            some = [one for one in cells if (one["fails"] > 0) == diverging]
+            n = add_up(some, "compared")
+            row = [
+                planted["tuned"],
+                str(planted["arms"]),
+                "some" if diverging else "none",
+                f"{n:,}",
+            ]
+            row += [rate(add_up(some, "any_told"), n, most=ALPHA)]
+            row += [rate(add_up(some, "covered_95"), n, least=LEVEL)]
+            seen = "" if diverging else rate(planted["first_higher"], planted["compared"])
+            rows.append([*row, seen])
+    header = ["tuned", "arms", "runs that diverge", "tables", f"false ({100 * ALPHA:g} % allowed)"]
+    return table([*header, f"{100 * LEVEL:g} % intervals hold", "effect found"], rows)
+
+
+def calibration(found: Mapping[str, Any]) -> list[str]:
+    """How often verdicts err, from what `scripts/calibrate.py` counted."""
+    worlds = {(cell["response"], cell["fails"], cell["sd"]) for cell in found["claims"]}
+    responses, fails, [sd] = (sorted(set(values)) for values in zip(*worlds, strict=True))
+    planted = found["compare_planted"][-1]
+    simulated = SIMULATED.format(
+        **found,
+        worlds=len(worlds),
+        responses=len(responses),
+        fails=", ".join(f"{100 * share:g}" for share in fails),
+        sd=f"{100 * sd:g} pp",
+        images=IMAGES,
+    )
+    compared = COMPARED.format(
+        seeds=planted["seeds"],
+        pilots=planted["pilots"],
+        allowed=f"{100 * ALPHA:g} %",
+        planted=show_effect(planted["effect"], "pp"),
+    )
+    tables = calibrated_claims(found), calibrated_compare(found)
+    return ["## Calibration\n", simulated, tables[0], compared, tables[1]]
+
+
 HEAD = """# What came out
 
-Every number here is made from the archives beside this file by `scripts/results.py`, and a test
+Every number here is made from what lies beside this file by `scripts/results.py`, and a test
 holds them equal. Images: CIFAR-10 as JPEG class folders (re-encoded, quality about 75), so
 accuracies lie a little below the original's. Two CPU cores; no GPU has run any of it.
 `bnlab claims --runs-dir runs/reference` and `bnlab compare runs/reference/quick.tar.xz` judge the
@@ -184,6 +310,7 @@ def documents(folder: Path) -> dict[Path, str]:
         "## Document 001's network and recipe\n",
         f"`{SEED_COMMAND}`, seeds 0, 1, 2\n",
         tables["seed-10k"],
+        *calibration(json.loads((REFERENCE / "calibration.json").read_text(encoding="utf-8"))),
     ]
     made = {REFERENCE / "RESULTS.md": "\n".join(results), README: with_tables(README, tables)}
     for place, names in REPORTS.items():

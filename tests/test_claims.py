@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrate import NULLS, is_false
 from made_runs import make_run
 from numpy.typing import NDArray
 from samples import at_most
@@ -35,7 +36,7 @@ from bnlab.claims import (
     study_file,
 )
 from bnlab.claims._base import SCORED_AS_GUESSES
-from bnlab.claims._calibration import RESPONSES, ImaginedRuns, Study, World, imagine_study
+from bnlab.claims._calibration import ImaginedRuns, Study, World, imagine_of, imagine_study
 from bnlab.claims._contrast import (
     CLAIM_ALPHA,
     make_contrast,
@@ -65,8 +66,6 @@ Array = NDArray[np.float64]
 
 # ------------------------------------------------------------------------------ imagined studies
 
-NULLS = [World(response=r, fails=f) for r in RESPONSES for f in (0.0, 0.05, 0.1)]
-
 
 def imagined(name: str, world: World, studies: int, seed: int) -> list[Study]:
     """Studies of a claim, each from its pilot to its verdict."""
@@ -76,19 +75,17 @@ def imagined(name: str, world: World, studies: int, seed: int) -> list[Study]:
 
 
 def false_verdicts(name: str, studies: int, seed: int) -> int:
-    """How many null studies, so many of each kind of world, support a claim or its opposite.
+    """How many null studies, so many of each kind of world, speak of an effect.
 
     Of a claim that an amount stays below the smallest of interest: that it is just as much.
     """
     claim = CLAIMS[name]
     truth = claim.smallest("quick") if claim.bounded else 0.0
-    done = [
-        study.verdict
+    return sum(
+        is_false(claim, study.verdict)
         for place, world in enumerate(NULLS)
         for study in imagined(name, replace(world, effect=truth), studies, seed + place)
-    ]
-    wrong = {"SUPPORTED", "REFUTED"} if claim.bounded else {"SUPPORTED"}
-    return sum(one.label in wrong or one.sublabel == "reversed" for one in done)
+    )
 
 
 def judge_full(name: str, contrast: Contrast) -> Verdict:
@@ -649,7 +646,7 @@ def test_a_generalization_gap_is_taken_at_one_training_loss() -> None:
 
 def test_where_dropout_helps_nobody_the_claim_is_not_tested() -> None:
     plan, noise = plan_of("dropout", "quick"), np.random.default_rng(0)
-    index = ImaginedRuns(CLAIMS["dropout"], plan, World(), noise)
+    index = ImaginedRuns(imagine_of(CLAIMS["dropout"]), plan, World(), noise)
     evidence = gather(plan, "quick", index).evidence
     assert evidence is not None
     assert CLAIMS["dropout"].measure(evidence).guard == ""

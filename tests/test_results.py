@@ -1,6 +1,14 @@
+import json
 from pathlib import Path
 
-from results import README, REFERENCE, documents
+import pytest
+from calibrate import KINDS, NULLS, compare_cell, is_false, stream
+from results import README, REFERENCE, calibrated_claims, calibrated_compare, documents
+
+from bnlab.claims import CLAIMS, Verdict
+from bnlab.claims._calibration import World
+
+FOUND = json.loads((REFERENCE / "calibration.json").read_text(encoding="utf-8"))
 
 TRACKED_FILES, TRACKED_BYTES = 60, 3_000_000
 
@@ -17,3 +25,45 @@ def test_the_reference_is_a_few_small_files() -> None:
     files = [path for path in REFERENCE.rglob("*") if path.is_file()]
     assert len(files) < TRACKED_FILES
     assert sum(path.stat().st_size for path in files) < TRACKED_BYTES
+
+
+def cells_of(table: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+
+
+def test_the_calibration_is_of_every_claim_and_its_totals_add_up() -> None:
+    *claims, total = cells_of(calibrated_claims(FOUND))
+    assert [row[0] for row in claims] == [f"`{name}`" for name in CLAIMS]
+    counts = [[int(cell.replace(",", "")) for cell in row[1:4]] for row in (*claims, total)]
+    assert counts[-1] == [sum(column) for column in zip(*counts[:-1], strict=True)]
+    assert counts[-1][0] == FOUND["studies"] * len(NULLS) * len(CLAIMS)
+    assert not total[4].startswith("**"), "false verdicts beyond what is allowed"
+    compared = cells_of(calibrated_compare(FOUND))
+    assert [(int(row[1]), row[0]) for row in compared[::2]] == KINDS
+    assert sum(int(row[3].replace(",", "")) for row in compared) == sum(
+        cell["compared"] for cell in FOUND["compare"]
+    )
+
+
+def test_verdicts_that_speak_of_an_effect_are_false_where_there_is_none() -> None:
+    placement, bounded = CLAIMS["placement"], CLAIMS["insensitive"]
+    for sublabel in ("reversed", "real but negligible", "depends on the hidden layer"):
+        assert is_false(placement, Verdict("REFUTED", sublabel))
+    for fine in (Verdict("REFUTED"), Verdict("REFUTED", "no practical difference")):
+        assert not is_false(placement, fine)
+    assert is_false(placement, Verdict("SUPPORTED"))
+    assert is_false(bounded, Verdict("REFUTED"))
+    assert not is_false(bounded, Verdict("INCONCLUSIVE"))
+
+
+def test_cells_share_no_draws() -> None:
+    first, again, other = (
+        stream("depth", World(fails=fails)).random() for fails in (0.0, 0.0, 0.1)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_imagined_comparison_finds_what_was_planted(kind: tuple[int, str]) -> None:
+    cell = compare_cell(*kind, World(0.1, sd=0.0002), 1)
+    assert (cell["compared"], cell["first_higher"]) == (1, 1)

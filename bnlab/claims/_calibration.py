@@ -4,18 +4,19 @@ The study is walked as a real one is: pilot, extension of the grid, neighborhood
 seed chooses, evidence, failures, verdict. Only the runs are imagined, when they are asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bnlab.analysis import Run
-from bnlab.claims._base import Claim, Imagined, Verdict
+from bnlab.analysis import Comparison, Options, Run, compare
+from bnlab.claims._base import Claim, Imagine, Imagined, Verdict
 from bnlab.claims._contrast import Array, Contrast
 from bnlab.claims._evidence import RunIndex, gather
 from bnlab.claims._rule import judge
-from bnlab.config import Config
+from bnlab.config import Config, flatten
 from bnlab.records import RunFacts
 from bnlab.records.schema import Images
 from bnlab.study.file import Plan
@@ -66,10 +67,10 @@ class ImaginedRuns(RunIndex):
     """The runs of a study, each imagined when it is first asked for."""
 
     def __init__(
-        self, claim: Claim, plan: Plan, world: World, generator: np.random.Generator
+        self, imagine: Imagine, plan: Plan, world: World, generator: np.random.Generator
     ) -> None:
         super().__init__([])
-        self._claim, self._plan, self._world, self._generator = claim, plan, world, generator
+        self._imagine, self._plan, self._world, self._generator = imagine, plan, world, generator
         self._arms: dict[str, str] = {}
         for (_, arm, _), config in plan.configs.items():
             self._arms.setdefault(config.hash, arm)
@@ -77,18 +78,19 @@ class ImaginedRuns(RunIndex):
 
     def runs_of(self, config: Config) -> dict[int, Run]:
         """All seeds' runs of a configuration."""
-        if config.hash not in self._imagined:
+        digest = config.hash
+        if digest not in self._imagined:
+            flat = flatten(config.resolved())
             seeds = {*self._plan.spec.seeds, *self._plan.spec.tune_seeds}
-            self._imagined[config.hash] = {seed: self._imagine(config, seed) for seed in seeds}
-        return self._imagined[config.hash]
+            self._imagined[digest] = {s: self._run(config, digest, flat, s) for s in seeds}
+        return self._imagined[digest]
 
-    def _imagine(self, config: Config, seed: int) -> Run:
-        world, arm = self._world, self._arms[config.hash]
+    def _run(self, config: Config, digest: str, flat: Mapping[str, Any], seed: int) -> Run:
+        world, arm = self._world, self._arms[digest]
         noise = float(self._generator.normal(0, world.sd))
         levels = self._plan.levels.get(arm, {})
         run = Imagined(arm, levels, config, world.effect, noise, world.loss)
-        imagine = self._claim.imagine or self._alike
-        recorded = {tag: self._counted(tag, value) for tag, value in imagine(run).items()}
+        recorded = {tag: self._counted(tag, value) for tag, value in self._imagine(run).items()}
         if self._generator.random() < world.fails:
             recorded["train/accuracy"] = 0.1
         curves = {tag: values for tag, values in recorded.items() if isinstance(values, np.ndarray)}
@@ -98,9 +100,18 @@ class ImaginedRuns(RunIndex):
         }
         images = config.dataset.train_size or 50_000
         dataset = Images(name="imagined", train_images=images, val_images=IMAGES)
-        facts = RunFacts(schema_version=1, status="done", dataset=dataset)
-        flat = {"train.epochs": config.train.epochs}
-        return Run(Path(), "", "", "", seed, config.hash, flat, "done", curves, final, facts)
+        start = str(seed)  # whatever the arm, so that runs of one seed are pairs
+        facts = RunFacts(
+            schema_version=1,
+            status="done",
+            dataset=dataset,
+            init_hash=start,
+            data_order_hash=start,
+        )
+        path = f"imagined/{arm}-{digest[:8]}/s{seed}"
+        return Run(
+            Path(path), path, "imagined", arm, seed, digest, flat, "done", curves, final, facts
+        )
 
     def _counted(self, tag: str, value: float | Array) -> float | Array:
         """An accuracy as so many images show it."""
@@ -112,11 +123,16 @@ class ImaginedRuns(RunIndex):
             return share
         return float(self._generator.binomial(IMAGES, share)) / IMAGES
 
-    def _alike(self, run: Imagined) -> Mapping[str, float | Array]:
-        """Arms alike, but that the treated ones of either place are better by the effect."""
-        sides = [self._claim] + ([self._claim.again] if self._claim.again else [])
-        better = any(run.arm in side.treated for side in sides)
-        return run.reach(0.5 + run.effect * better)
+
+def alike(treated: Collection[str]) -> Imagine:
+    """Arms alike, but that the treated ones are better by the effect."""
+    return lambda run: run.reach(0.5 + run.effect * (run.arm in treated))
+
+
+def imagine_of(claim: Claim) -> Imagine:
+    """How the runs of a claim's study turn out."""
+    sides = [claim] + ([claim.again] if claim.again else [])
+    return claim.imagine or alike({arm for side in sides for arm in side.treated})
 
 
 @dataclass(frozen=True)
@@ -144,9 +160,21 @@ def imagine_study(
         world: What runs are like.
         generator: Draws all noise.
     """
-    index = ImaginedRuns(claim, plan, world, generator)
+    index = ImaginedRuns(imagine_of(claim), plan, world, generator)
     gathered = gather(plan, preset, index)
     if gathered.evidence is None:
         return Study(None, Verdict("NOT TESTED", why="no final runs"))
     contrast = replace(claim.contrast(gathered.evidence), guard="")
     return Study(contrast, judge(claim, contrast, preset))
+
+
+def imagine_comparison(
+    plan: Plan, world: World, generator: np.random.Generator
+) -> Comparison | None:
+    """What `bnlab compare` says of one study whose arms are alike, less the first, by the effect.
+
+    None where the best of an arm lies at the edge of its grid, so that it has no final runs.
+    """
+    index = ImaginedRuns(alike(list(plan.spec.arms)[1:]), plan, world, generator)
+    gathered = gather(plan, "", index)
+    return compare(gathered.runs, Options()) if gathered.evidence else None

@@ -250,7 +250,8 @@ class _Cells:
         there = self.index.runs_of(config)
         scored = _results(there.values(), SCORED[stage])
         found = {seed: there[seed] for seed in seeds if seed in scored}
-        self.asked.update({(config.hash, seed): found.get(seed) for seed in seeds})
+        digest = config.hash
+        self.asked.update({(digest, seed): found.get(seed) for seed in seeds})
         return found
 
     def final(self, arm: str, points: Points) -> dict[int, Run]:
