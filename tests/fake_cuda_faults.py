@@ -1,0 +1,173 @@
+"""Faults to plant in what runs on a GPU, one at a time; test_fake_cuda.py must find each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bnlab.training import batches, loop
+from bnlab.training.accelerate import CapturedSteps
+from bnlab.training.loop import Sums
+from bnlab.training.norms import Affine, RunningAffine, _group
+from bnlab.training.norms.caffe import CaffeBatchNorm
+from bnlab.training.streams import Stochastic
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What takes the place of something, and what must be said of it."""
+
+    place: Any
+    attribute: str
+    planted: Any
+    said: str
+    """A regular expression."""
+    overrides: tuple[str, ...] = ()
+
+
+CPU = torch.device("cpu")
+
+REFERENCE = ("model.norm.name=batch_reference",)
+DROPOUT = ("model.dropout=0.3",)
+
+TWO_DEVICES = "found at least two devices"
+ON_THE_CPU = r"in a captured step: values \(.*\) on the cpu"
+WAITS = "in a captured step: the host would wait"
+
+# --------------------------------------------------------------------------- what is not on the GPU
+
+
+def set_plainly(norm: nn.Module, name: str, values: Tensor) -> None:
+    norm.__dict__[name] = values
+
+
+def times_ones(self: Affine, features: Tensor) -> Tensor:
+    return features * torch.ones(features.shape[1:])
+
+
+def plus_a_number(self: Affine, features: Tensor) -> Tensor:
+    return features + torch.tensor(2.0)
+
+
+def copy_to_the_host(self: Sums, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    self.loss += loss.detach().cpu()
+
+
+def copy_to_the_gpu(self: Sums, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    self.loss += torch.ones(1).to(loss.device).sum()
+
+
+def of_the_cpu(self: Stochastic, device: torch.device) -> torch.Generator:
+    return torch.Generator()
+
+
+Hold: TypeAlias = Callable[[torch.optim.Optimizer, torch.device], None]
+
+
+def held(dtype: torch.dtype, device: torch.device | None = None) -> Hold:
+    def hold_lr(optimizer: torch.optim.Optimizer, gpu: torch.device) -> None:
+        lr = torch.tensor(0.05, dtype=dtype, device=device or gpu)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+    return hold_lr
+
+
+ELSEWHERE = {
+    "running statistics that are no buffers": Fault(
+        RunningAffine, "register_buffer", set_plainly, f": track: .*{TWO_DEVICES}", REFERENCE
+    ),
+    "a norm that makes a tensor on the CPU": Fault(
+        Affine, "scale_and_shift", times_ones, f": times_ones: .*{TWO_DEVICES}", REFERENCE
+    ),
+    "a norm that makes a number on the CPU": Fault(
+        Affine, "scale_and_shift", plus_a_number, f": plus_a_number: .*{ON_THE_CPU}", REFERENCE
+    ),
+    "constants of the normalization on the CPU": Fault(
+        batches.Normalize, "to", lambda self, _: self, f": apply: .*{TWO_DEVICES}"
+    ),
+    "sums on the CPU": Fault(
+        loop, "Sums", lambda model, _: Sums(model, CPU), f": add_gradients: .*{TWO_DEVICES}"
+    ),
+    "a loss that is copied to the host": Fault(
+        Sums, "add", copy_to_the_host, f": copy_to_the_host: .*{ON_THE_CPU}"
+    ),
+    "a number that is copied to the GPU": Fault(
+        Sums, "add", copy_to_the_gpu, f": copy_to_the_gpu: .*{ON_THE_CPU}"
+    ),
+    "a learning rate on the CPU": Fault(
+        loop, "hold_lr", held(torch.float32, CPU), f": train_step: .*fused_sgd.*{ON_THE_CPU}"
+    ),
+    "a generator of the CPU": Fault(
+        Stochastic, "generator", of_the_cpu, ": forward: .*bernoulli_.* a generator of cpu", DROPOUT
+    ),
+}
+
+# --------------------------------------------------------------------- what makes the host wait
+
+
+def read(self: Sums, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    self.loss += loss.item() * len(labels)
+
+
+def wait(self: Sums, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    torch.cuda.current_stream(loss.device).synchronize()
+
+
+def branch(self: CaffeBatchNorm) -> Tensor:
+    return self.factor if self.factor == 0 else 1 / self.factor
+
+
+def mirror_by_mask(images: Tensor, flips: Tensor) -> Tensor:
+    return torch.cat([images[~flips], images[flips].flip(3)])
+
+
+def blacken_by_mask(images: Tensor, flips: Tensor) -> Tensor:
+    images[flips] = torch.zeros_like(images[0])
+    return images
+
+
+WAITING = {
+    "a loss that is read": Fault(Sums, "add", read, f": read: .*{WAITS}"),
+    "a step that waits": Fault(Sums, "add", wait, f": wait: .*{WAITS}"),
+    "a branch on a tensor": Fault(
+        CaffeBatchNorm,
+        "_inverse_factor",
+        branch,
+        f": branch: .*{WAITS}",
+        ("model.norm.name=caffe",),
+    ),
+    "images taken by a mask": Fault(
+        batches, "mirror", mirror_by_mask, ": mirror_by_mask: DynamicOutputShape.*nonzero"
+    ),
+    "images replaced by a mask": Fault(
+        batches, "mirror", blacken_by_mask, ": blacken_by_mask: .*the host would count a mask"
+    ),
+}
+
+# ---------------------------------------------------------------------------------- what else
+
+
+def without_generators(source: Any, work: Any, *_: Any) -> CapturedSteps:
+    return CapturedSteps(source, work, list)
+
+
+OTHERS = {
+    "a learning rate in fp64": Fault(
+        loop, "hold_lr", held(torch.float64), ": train_step: .*would read torch.float64 as fp32"
+    ),
+    "a generator that the graph does not know": Fault(
+        loop, "build_steps", without_generators, ": forward: .*does not know the generator", DROPOUT
+    ),
+    "a norm that leaves channels_last": Fault(
+        _group,
+        "laid_out_like",
+        lambda _, normalized: normalized,
+        "conv1_norm gives features out of channels_last",
+        ("model.norm.name=group",),
+    ),
+}
+
+FAULTS: Mapping[str, Fault] = {**ELSEWHERE, **WAITING, **OTHERS}
