@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 import bnlab
 from bnlab.config import load_config
+from bnlab.training import accelerate
 from bnlab.training import task as makers
 from bnlab.training.accelerate import WARM_UP_CALLS, CapturedSteps, CaptureFailedError
 from bnlab.training.datasets import load_splits
@@ -54,14 +56,18 @@ class Stream:
 
 
 class Graph:
-    """For torch.cuda.CUDAGraph; a replay has nothing to do."""
+    """For torch.cuda.CUDAGraph."""
+
+    work: Callable[[], None]
+    """What is captured."""
 
     def __init__(self) -> None:
         self.seeds = set[int]()
         """Of its generators: every stream has its own, and torch wraps a generator ever anew."""
-        self.launches = 0
-        self.channels = set[int]()
-        """That convolutions take."""
+        self.kernels: list[tuple[str, ...]] = []
+        """What a replay repeats: operations, each with its numbers and addresses."""
+        self._made = dict[int, str]()
+        self._count = count()
 
     def register_generator_state(self, generator: torch.Generator) -> None:
         self.seeds.add(generator.initial_seed())
@@ -75,7 +81,48 @@ class Graph:
         WATCH.graph = None
 
     def replay(self) -> None:
-        pass
+        """Do the work anew, and see whether that is what was captured."""
+        captured, self.kernels = self.kernels, []
+        self._made, self._count = {}, count()
+        WATCH.graph = self
+        try:
+            self.work()
+        finally:
+            WATCH.graph = None
+        for would, should in zip_longest(captured, self.kernels, fillvalue=()):
+            for one, two in zip_longest(would, should):
+                if one != two:
+                    what = (would or should)[0]
+                    raise RefusedError(f"{what} replayed would take {one}, not {two}")
+
+    def add(self, func: Any, given: list[Any], out: list[Any]) -> None:
+        """An operation of the work."""
+        if is_kernel(func):
+            self.kernels.append((str(func), *(self._fixed(leaf) for leaf in given)))
+        old = {_address(leaf) for leaf in given if isinstance(leaf, Tensor)}
+        for leaf in out:
+            if isinstance(leaf, Tensor) and _address(leaf) not in old:
+                self._made[_address(leaf)] = f"made {next(self._count)}"
+
+    def _fixed(self, leaf: Any) -> str:
+        if isinstance(leaf, torch.Generator):
+            return f"generator {leaf.initial_seed()}"
+        if not isinstance(leaf, Tensor):
+            return repr(leaf)
+        place = self._made.get(_address(leaf), hex(_address(leaf)))
+        layout = (*leaf.shape, *leaf.stride(), leaf.storage_offset())
+        return f"{leaf.dtype} {layout} {place}"
+
+
+def _address(tensor: Tensor) -> int:
+    """A stand-in for an address: that of the description of the memory that is not there."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def is_kernel(func: Any) -> bool:
+    """Whether it launches."""
+    return func.namespace == "aten" and not func.is_view
 
 
 @contextmanager
@@ -98,6 +145,15 @@ def apply(module: nn.Module, change: Callable[[Tensor], Tensor], **_: bool) -> n
                     new = change(tensor.detach())
                     there[name] = nn.Parameter(new) if isinstance(tensor, nn.Parameter) else new
     return module
+
+
+def capture(
+    work: Callable[[], None], device: torch.device, generators: Any, real: Any = accelerate.capture
+) -> Any:
+    """For bnlab's capture, whose graph may do the work anew."""
+    replay: Any = real(work, device, generators)
+    replay.__self__.work = work
+    return replay
 
 
 def with_data(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,7 +180,12 @@ def stand_in() -> None:
         "CUDAGraph": Graph,
     }
     made = {name: with_data(vars(makers)[name]) for name in ("build_model", "fit_normalize")}
-    for place, by_name in ((torch.cuda, cuda), (nn.Module, {"_apply": apply}), (makers, made)):
+    for place, by_name in (
+        (torch.cuda, cuda),
+        (nn.Module, {"_apply": apply}),
+        (accelerate, {"capture": capture}),
+        (makers, made),
+    ):
         for name, it in by_name.items():
             setattr(place, name, it)
 
@@ -158,23 +219,23 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        given = tree_leaves((args, kwargs))
         out = self._run(func, args, kwargs)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+        made = tree_leaves(out)
+        tensors = [leaf for leaf in given + made if isinstance(leaf, Tensor)]
         if (generator := kwargs.get("generator")) is not None:
             self._check_generator(func, generator, tensors[-1])
-        launches = func.namespace == "aten" and not func.is_view
-        self.launches += launches and any(tensor.device == GPU for tensor in tensors)
+        self.launches += is_kernel(func) and any(tensor.device == GPU for tensor in tensors)
         if self.graph is not None:
             self._check_captured(func, args, tensors)
-            self.graph.launches += launches
-            if func is aten.convolution.default:
-                self.graph.channels.add(args[0].shape[1])
+            self.graph.add(func, given, made)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if func in {aten._fused_sgd_.tensor_lr, aten._fused_adam_.tensor_lr}:  # no fake kernel
-            if kwargs["lr"].dtype != torch.float32:
-                raise RefusedError(f"{func} would read {kwargs['lr'].dtype} as fp32")
+        if func.overloadpacket in {aten._fused_sgd_, aten._fused_adam_}:  # they have no fake kernel
+            lr = kwargs["lr"]
+            if isinstance(lr, Tensor) and lr.dtype != torch.float32:
+                raise RefusedError(f"{func} would read {lr.dtype} as fp32")
             return None
         if func is aten._pin_memory.default:
             return args[0].clone()
@@ -259,16 +320,11 @@ def train(*overrides: str) -> dict[str, Any]:
             if isinstance(steps, CapturedSteps):
                 replays: dict[int, Any] = dict(steps._replays)
                 graphs[name] = {size: replay.__self__ for size, replay in replays.items()}
-    return {
-        "launches": {
-            name: {size: graph.launches for size, graph in by_size.items()}
-            for name, by_size in graphs.items()
-        },
-        "channels": sorted(
-            {n for by_size in graphs.values() for graph in by_size.values() for n in graph.channels}
-        ),
-        "waits": waits,
+    kernels = {
+        name: {size: [func for func, *_ in graph.kernels] for size, graph in by_size.items()}
+        for name, by_size in graphs.items()
     }
+    return {"kernels": kernels, "waits": waits}
 
 
 def probe(*overrides: str) -> dict[str, int]:

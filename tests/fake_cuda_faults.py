@@ -1,6 +1,7 @@
 """Faults to plant in what runs on a GPU, one at a time; test_fake_cuda.py must find each."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.training import batches, loop
-from bnlab.training.accelerate import CapturedSteps
-from bnlab.training.loop import Sums
+from bnlab.training.accelerate import CapturedSteps, Work
+from bnlab.training.batches import Batches
+from bnlab.training.loop import Sums, Task
 from bnlab.training.norms import Affine, RunningAffine, _group
 from bnlab.training.norms.caffe import CaffeBatchNorm
 from bnlab.training.streams import Stochastic
@@ -34,6 +36,7 @@ DROPOUT = ("model.dropout=0.3",)
 
 TWO_DEVICES = "found at least two devices"
 ON_THE_CPU = r"in a captured step: values \(.*\) on the cpu"
+REPLAYED = "replayed would take"
 WAITS = "in a captured step: the host would wait"
 
 # --------------------------------------------------------------------------- what is not on the GPU
@@ -147,19 +150,59 @@ WAITING = {
     ),
 }
 
-# ---------------------------------------------------------------------------------- what else
+# ---------------------------------------------------------- what a graph would repeat as it was
 
 
-def without_generators(source: Any, work: Any, *_: Any) -> CapturedSteps:
+def new_plan(self: CapturedSteps, epoch: int, step: int = 0) -> None:
+    self._plan = self._batches.plan(epoch)
+    self._epoch, self._step = epoch, step
+
+
+def new_sums(self: Sums, state: None = None) -> None:
+    self.loss = torch.zeros_like(self.loss)
+
+
+def new_lr(task: Task) -> None:
+    for group in task.optimizer.param_groups:
+        group["lr"] = 0.05 / (1 + task.position.epoch)
+
+
+def momentum_of_the_count(
+    self: RunningAffine, mean: Tensor, variance: Tensor, track: Any = RunningAffine.track
+) -> None:
+    track(self, mean, variance)
+    self.momentum /= 2
+
+
+def without_generators(source: Batches, work: Work, *_: Any) -> CapturedSteps:
     return CapturedSteps(source, work, list)
+
+
+REPEATED = {
+    "an epoch's plan in another place": Fault(
+        CapturedSteps, "start", new_plan, f": .*index.Tensor.*{REPLAYED}"
+    ),
+    "sums in another place": Fault(Sums, "start", new_sums, f": .*add_.Tensor.*{REPLAYED}"),
+    "a learning rate that is a number": Fault(
+        loop, "set_lr", new_lr, rf": .*fused_sgd.*{REPLAYED} 0\.05, not 0\.025"
+    ),
+    "a momentum that changes": Fault(
+        RunningAffine, "track", momentum_of_the_count, f": .*lerp.*{REPLAYED}", REFERENCE
+    ),
+    "a generator that the graph does not know": Fault(
+        loop, "build_steps", without_generators, ": forward: .*does not know the generator", DROPOUT
+    ),
+}
+
+# ------------------------------------------------------------------------------------- what else
 
 
 OTHERS = {
     "a learning rate in fp64": Fault(
         loop, "hold_lr", held(torch.float64), ": train_step: .*would read torch.float64 as fp32"
     ),
-    "a generator that the graph does not know": Fault(
-        loop, "build_steps", without_generators, ": forward: .*does not know the generator", DROPOUT
+    "a lane without a stream": Fault(
+        torch.cuda, "stream", nullcontext, ": capture: .*in the default stream"
     ),
     "a norm that leaves channels_last": Fault(
         _group,
@@ -170,4 +213,4 @@ OTHERS = {
     ),
 }
 
-FAULTS: Mapping[str, Fault] = {**ELSEWHERE, **WAITING, **OTHERS}
+FAULTS: Mapping[str, Fault] = {**ELSEWHERE, **WAITING, **REPEATED, **OTHERS}
