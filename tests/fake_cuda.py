@@ -18,13 +18,14 @@ import fake_cuda_faults
 import torch
 from conftest import TINY
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import bnlab
 from bnlab.config import load_config
-from bnlab.training import accelerate
+from bnlab.records import RunDir
+from bnlab.training import accelerate, checkpoint
 from bnlab.training import task as makers
 from bnlab.training.accelerate import WARM_UP_CALLS, CapturedSteps, CaptureFailedError
 from bnlab.training.datasets import load_splits
@@ -171,9 +172,9 @@ def stand_in() -> None:
     cuda = {
         "is_available": lambda: True,
         "is_bf16_supported": lambda: True,
-        "get_device_capability": lambda _device: (9, 0),
-        "current_stream": lambda _device: WATCH.stream,
-        "default_stream": lambda _device: DEFAULT_STREAM,
+        "get_device_capability": lambda _device=None: (9, 0),
+        "current_stream": lambda _device=None: WATCH.stream,
+        "default_stream": lambda _device=None: DEFAULT_STREAM,
         "device": nullcontext,
         "stream": stream,
         "Stream": Stream,
@@ -183,6 +184,7 @@ def stand_in() -> None:
     for place, by_name in (
         (torch.cuda, cuda),
         (nn.Module, {"_apply": apply}),
+        (FakeTensor, {"__deepcopy__": lambda tensor, _memo: tensor.clone()}),
         (accelerate, {"capture": capture}),
         (makers, made),
     ):
@@ -288,49 +290,73 @@ WATCH = Watch()
 
 
 @contextmanager
-def on_the_gpu(*overrides: str) -> Iterator[Task]:
-    """A task on fake tensors, in a lane, with epochs enough to capture every size of batch."""
+def on_the_gpu(*overrides: str) -> Iterator[Callable[[], Task]]:
+    """What makes a run's task on the GPU, with epochs enough to capture every size of batch."""
     config = load_config((), [*TINY, f"train.epochs={WARM_UP_CALLS + 1}", *overrides])
     data = load_splits(config.dataset)
     precision = resolve_precision(config.train.precision, GPU)
+
+    def make() -> Task:
+        task = makers.build_task(config, data, GPU, precision)
+        watch_layout(task.model)
+        return task
+
     # Autograd's thread for a device would not know the modes.
     one_thread = torch.autograd.set_multithreading_enabled(False)
     with Fakes(allow_non_fake_inputs=True), WATCH, one_thread, lane(GPU):
-        task = makers.build_task(config, data, GPU, precision)
-        watch_layout(task.model)
-        yield task
+        yield make
 
 
 def train(*overrides: str) -> dict[str, Any]:
-    """Train to the end.
+    """Train to the end; see `finish`."""
+    with on_the_gpu(*overrides) as make:
+        return finish(make())
+
+
+def resume(*overrides: str) -> dict[str, Any]:
+    """Train to the second step of the second epoch, and from there to the end as another task."""
+    with on_the_gpu(*overrides) as make:
+        task, other = make(), make()
+        for _ in fit(task, lambda position: (position.epoch, position.step) == (1, 2)):
+            pass
+        state = tree_map_only(Tensor, Tensor.cpu, checkpoint._state_of(task, {}))
+        with patch.object(checkpoint, "read_checkpoint", lambda _: state):
+            checkpoint.load_checkpoint(RunDir(Path(__file__).parent), other, {})
+        return finish(other)
+
+
+def finish(task: Task) -> dict[str, Any]:
+    """Train to the end, with the configured probes after each epoch.
 
     Returns:
-        `launches` of each captured step, by data set and size of batch; `channels` that its
-        convolutions take; `waits` for the GPU by epoch.
+        `kernels` of each captured step, by data set and size of batch; `waits` for the GPU, by
+        epoch, without those of probes.
     """
     waits = []
-    graphs: dict[str, dict[int, Any]] = {}
-    with on_the_gpu(*overrides) as task:
+    sample = _probe_sample(task)
+    WATCH.waits = 0
+    for _ in fit(task, lambda _position: False):
+        waits.append(WATCH.waits)
+        with autocast(task.precision, task.device):
+            run_probes(task.config.probes, task.model, sample, last=True)
         WATCH.waits = 0
-        for _ in fit(task, lambda _position: False):
-            waits.append(WATCH.waits)
-            WATCH.waits = 0
-        for name, batches in {"train": task.train, **task.held_out}.items():
-            _, steps = task.passes[batches]
-            if isinstance(steps, CapturedSteps):
-                replays: dict[int, Any] = dict(steps._replays)
-                graphs[name] = {size: replay.__self__ for size, replay in replays.items()}
-    kernels = {
-        name: {size: [func for func, *_ in graph.kernels] for size, graph in by_size.items()}
-        for name, by_size in graphs.items()
-    }
+    kernels: dict[str, dict[int, list[str]]] = {}
+    for name, batches in {"train": task.train, **task.held_out}.items():
+        _, steps = task.passes[batches]
+        if isinstance(steps, CapturedSteps):
+            replays: dict[int, Any] = dict(steps._replays)
+            kernels[name] = {
+                size: [func for func, *_ in replay.__self__.kernels]
+                for size, replay in replays.items()
+            }
     return {"kernels": kernels, "waits": waits}
 
 
 def probe(*overrides: str) -> dict[str, int]:
     """What each probe launches."""
     launches = {}
-    with on_the_gpu(*overrides) as task:
+    with on_the_gpu(*overrides) as make:
+        task = make()
         sample = _probe_sample(task)
         for name in PROBES:
             WATCH.launches = 0
@@ -361,7 +387,12 @@ def told(error: Exception) -> str:
 def serve() -> None:
     """Answer every request, `[name of a check, argument, ...]`."""
     stand_in()
-    checks: dict[str, Callable[..., Any]] = {"train": train, "probe": probe, "spoil": spoil}
+    checks: dict[str, Callable[..., Any]] = {
+        "train": train,
+        "resume": resume,
+        "probe": probe,
+        "spoil": spoil,
+    }
     for line in sys.stdin:
         name, *arguments = json.loads(line)
         try:

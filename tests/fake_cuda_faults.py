@@ -1,14 +1,14 @@
 """Faults to plant in what runs on a GPU, one at a time; test_fake_cuda.py must find each."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from bnlab.training import batches, loop
+from bnlab.training import batches, loop, probes
 from bnlab.training.accelerate import CapturedSteps, Work
 from bnlab.training.batches import Batches
 from bnlab.training.loop import Sums, Task
@@ -39,7 +39,7 @@ ON_THE_CPU = r"in a captured step: values \(.*\) on the cpu"
 REPLAYED = "replayed would take"
 WAITS = "in a captured step: the host would wait"
 
-# --------------------------------------------------------------------------- what is not on the GPU
+# --------------------------------------------------------------------------- what is off the GPU
 
 
 def set_plainly(norm: nn.Module, name: str, values: Tensor) -> None:
@@ -174,6 +174,13 @@ def momentum_of_the_count(
     self.momentum /= 2
 
 
+@contextmanager
+def leave_copies(model: nn.Module) -> Iterator[None]:
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    yield
+    model.load_state_dict(state, assign=True)
+
+
 def without_generators(source: Batches, work: Work, *_: Any) -> CapturedSteps:
     return CapturedSteps(source, work, list)
 
@@ -189,13 +196,15 @@ REPEATED = {
     "a momentum that changes": Fault(
         RunningAffine, "track", momentum_of_the_count, f": .*lerp.*{REPLAYED}", REFERENCE
     ),
+    "a probe that leaves copies of the parameters": Fault(
+        probes, "leave_no_trace", leave_copies, f": .*{REPLAYED}", ("probes=[weights]",)
+    ),
     "a generator that the graph does not know": Fault(
         loop, "build_steps", without_generators, ": forward: .*does not know the generator", DROPOUT
     ),
 }
 
 # ------------------------------------------------------------------------------------- what else
-
 
 OTHERS = {
     "a learning rate in fp64": Fault(
