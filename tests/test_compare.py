@@ -566,3 +566,16 @@ def test_a_pattern_and_overlapping_folders_give_each_run_once(tmp_path: Path) ->
     make_arm(tmp_path, OFF[:2], NONE)
     runs, _ = load_runs([tmp_path / "made" / "none-*" / "s?", tmp_path])
     assert [run.seed for run in runs] == [0, 1]
+
+
+def test_arms_whose_value_was_chosen_once_get_no_verdict(tmp_path: Path) -> None:
+    for values, sets in ((OFF, NONE), (ON, {})):
+        tuned = {**sets, "dataset.val_size": 100}
+        for lr, worse in ((0.1, 0.0), (0.3, 0.02)):
+            make_arm(tmp_path, [values[0] - worse] * 2, {**tuned, "optim.lr": lr}, first=1000)
+        make_arm(tmp_path, values, {**sets, "optim.lr": 0.1})
+    effect = only_effect(compared(tmp_path))
+    assert effect.p_holm is not None
+    assert effect.p_holm < 0.05
+    assert effect.verdict == "no verdict"
+    assert "each_seed" in effect.barred

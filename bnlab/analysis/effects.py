@@ -185,6 +185,7 @@ def judge_table(effects: Sequence[Effect]) -> list[Effect]:
     A verdict needs an exact test that can reach significance at all: with m effects in the table,
     the smallest p of n seeds times m must not exceed .05. `higher` and `lower` ask for an adjusted
     p of at most .05 and an interval that excludes zero; `equivalent` for both one-sided tests.
+    What is barred gets no verdict.
     """
     tested = [effect for effect in effects if effect.p is not None]
     adjusted = dict(
@@ -222,7 +223,7 @@ def _verdict_n(method: str, effects: int) -> int:
 
 def _verdict(effect: Effect, effects: int) -> Answer:
     interval, p = effect.interval, effect.p_holm
-    if interval is None or p is None:
+    if interval is None or p is None or effect.barred:
         return "no verdict"
     if effect.method == "paired":
         least = smallest_sign_flip_p(len(effect.seeds))

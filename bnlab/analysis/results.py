@@ -147,6 +147,7 @@ class Effect:
         required_n: Seeds an arm at which an effect like this would be found with power 0.8.
         verdict: What may be said.
         verdict_n: Seeds an arm below which no verdict is possible in this table.
+        barred: Why there is none however many seeds there are, or "".
     """
 
     arm: str
@@ -170,6 +171,7 @@ class Effect:
     required_n: int | None = None
     verdict: Answer = "no verdict"
     verdict_n: int = 0
+    barred: str = ""
 
     @property
     def n(self) -> int:

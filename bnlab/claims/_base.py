@@ -122,6 +122,7 @@ class Claim:
             runs of its arms.
         bounded: Whether the claim is that an amount stays below the smallest of interest, instead
             of being at least that.
+        tests: Comparisons of one kind that must all come out for the claim to be supported.
         again: The same once more, elsewhere: the verdict needs both.
         place: Where this is measured, in words, of a claim that is measured in two places.
         depends: What it depends on, in words, where it holds in one place and not in the other.
@@ -150,6 +151,7 @@ class Claim:
     scores_failures: bool = False
     failures: Callable[[Evidence], Mapping[str, Array]] = lambda evidence: evidence.diverged
     bounded: bool = False
+    tests: int = 1
     again: "Claim | None" = None
     place: str = ""
     depends: str = ""

@@ -73,7 +73,10 @@ def judge(claim: Claim, contrast: Contrast, preset: str) -> Verdict:
     """
     smallest = claim.smallest(preset)
     verdict = _bar(contrast) or (claim.judge or judge_effect)(claim, contrast, smallest)
-    verdict = replace(verdict, power=find_power(contrast.effect, claim.power_at(preset)))
+    power = find_power(contrast.effect, claim.power_at(preset))
+    if power is not None:  # Boole: of several tests all must come out, and they may hang together
+        power = max(0.0, 1 - claim.tests * (1 - power))
+    verdict = replace(verdict, power=power)
     if claim.again is None or contrast.again is None:
         return verdict
     return _join(claim, verdict, claim.again, judge(claim.again, contrast.again, preset))
@@ -87,7 +90,8 @@ def _join(claim: Claim, here: Verdict, again: Claim, there: Verdict) -> Verdict:
     """
     why = f"{claim.place}: {here.why}; {again.place}: {there.why}"
     powers = [one.power for one in (here, there) if one.power is not None]
-    joined = replace(here, why=why, power=min(powers, default=None))
+    both = math.prod(powers) if len(powers) == 2 else None  # their runs have nothing in common
+    joined = replace(here, why=why, power=both)
     for one in (here, there):
         if one.label == "NOT TESTED":
             return replace(one, why=why if here.label == there.label else one.why)

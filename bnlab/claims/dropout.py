@@ -165,8 +165,8 @@ CLAIMS.register("dropout")(
         "learning rate; every final seed tunes for itself within it, on validation images, and "
         "trains once more on all images at what was best for it. Arms with dropout on the hidden "
         "layer, p = 0.2 (full: and 0.5, and in front of BN), are trained where the same network "
-        "without dropout is. What dropout gains with BN and without, and the difference of the two, stand beside the "
-        "headline. Test loss is read along the way for the gap alone.",
+        "without dropout is. What dropout gains with BN and without, and the difference of the "
+        "two, stand beside the headline. Test loss is read along the way for the gap alone.",
         smallest_effect=0.05,
         reason="A twentieth of a nat of test loss: about what a percentage point of accuracy costs "
         "in this regime.",

@@ -26,20 +26,30 @@ NAMING = 3
 no pilot to choose by."""
 
 
-def spread(scores: Mapping[str, Array], arms: Mapping[str, str]) -> Array:
-    """How far the ways spread accuracy: (seeds - NAMING,)."""
+def spread(
+    scores: Mapping[str, Array], arms: Mapping[str, str], diverged: Mapping[str, Array]
+) -> Array:
+    """How far the ways spread accuracy: (seeds - NAMING,).
+
+    A way is named by the seeds on which it trained, as its effect is: a failure that counted as
+    guessing would name the worst way by chance.
+    """
     table = np.column_stack([scores[arms[way]] for way in WAYS])
-    return named_range(table[NAMING:], np.median(table[:NAMING], axis=0))
+    none = np.zeros(len(table))
+    failed = np.column_stack([diverged.get(arms[way], none) for way in WAYS])[:NAMING] > 0
+    naming = np.where(failed & ~failed.all(axis=0), np.nan, table[:NAMING])
+    return named_range(table[NAMING:], np.nanmedian(naming, axis=0))
 
 
 def measure(evidence: Evidence) -> Contrast:
     """How far input normalizations spread accuracy without BN less how far with BN."""
     tuned, fixed = evidence.best, evidence.same or evidence.best
     none, batch = (evidence.arms("inputs", norm=norm) for norm in ("none", "batch"))
-    without, with_bn = spread(fixed, none), spread(fixed, batch)
+    failed = evidence.diverged
+    without, with_bn = spread(fixed, none, failed), spread(fixed, batch, failed)
     details = [detail("range without BN", without), detail("range with BN", with_bn)]
     if evidence.same:
-        reduced = spread(tuned, none) - spread(tuned, batch)
+        reduced = spread(tuned, none, failed) - spread(tuned, batch, failed)
         details.append(detail("reduction, each at its pilot's best lr", reduced))
     gains = [
         detail(f"BN's gain on {way} inputs", fixed[batch[way]] - fixed[none[way]])
@@ -79,7 +89,8 @@ CLAIMS.register("input_normalization")(
         definition="The range of test accuracy over five normalizations of the inputs ([0, 1], "
         "[-1, 1], z-score, z-score of each image, divided by 1000), without BN less with BN, at "
         "one learning rate for all. Best and worst normalization are named by three seeds and "
-        "measured on the others, so that noise does not widen a range. The range with BN stands "
+        "measured on the others, so that noise does not widen a range; a run that diverged names "
+        "nothing unless all three of a way did. The range with BN stands "
         "beside it, and how many runs fail on inputs from 0 to 255.",
         formula="range(none) - range(batch); range on seed s: accuracy(best way by the naming "
         "seeds, s) - accuracy(worst way by the naming seeds, s)",

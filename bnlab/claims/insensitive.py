@@ -104,6 +104,7 @@ CLAIMS.register("insensitive")(
         at_best=TREATED,
         measure=measure,
         bounded=True,
+        tests=len(PAIRS),
         judge=judge_range,
         study="initialization",
         imagine=imagine,

@@ -77,7 +77,7 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
 
 
 def _needed(effect: Effect) -> str:
-    if effect.verdict == "no verdict":
+    if effect.verdict == "no verdict" and not effect.barred:
         return f"{max(effect.verdict_n, effect.required_n or 0):,}"
     return f"{effect.required_n:,}" if effect.required_n else MISSING
 

@@ -66,7 +66,8 @@ def _verdict(effect: Effect, comparison: Comparison, view: View) -> str:
         f"adjusted p {_equals(p_value(effect.p_holm))}"
     )
     if effect.verdict == "no verdict":
-        return f"{arm} against {base}: {size} ({evidence}); no verdict: {least} seeds an arm."
+        why = effect.barred or f"{least} seeds an arm"
+        return f"{arm} against {base}: {size} ({evidence}); no verdict: {why}."
     if effect.verdict in ("higher", "lower"):
         text = f"{arm} scores {plain} {effect.verdict} than {base} ({evidence})."
         if effect.p_equivalence_holm is not None and effect.p_equivalence_holm <= ALPHA:
