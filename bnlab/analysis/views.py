@@ -67,8 +67,8 @@ def respond(arm: Arm, tuned: str, metric: Metric) -> Response:
 
 
 CHOSEN_ONCE = "one value was chosen for all seeds; each seed must choose its own (each_seed: true)"
-"""Why arms tuned once get no verdict: where a few seeds choose for all, arms that are alike are told
-apart in up to 24 % of tables, and no interval over the other seeds knows of it."""
+"""Why arms tuned once get no verdict: where a few seeds choose for all, arms alike are told apart
+in up to 24 % of tables, and no interval over the other seeds knows of it."""
 
 Cells: TypeAlias = list[tuple[Arm, float | None, tuple[Run, ...]]]
 
