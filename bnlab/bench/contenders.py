@@ -101,15 +101,18 @@ class Conventional:
         config = contender.config
         self.device = resolve_device(contender.device)
         splits = load_splits(config.dataset)
+        half = (0.5,) * config.dataset.image_shape[0]
         images = _PilImages(
             splits.train.images,
             splits.train.labels,
             transforms.Compose(
                 [
-                    transforms.RandomCrop(32, padding=config.dataset.crop_padding or None),
+                    transforms.RandomCrop(
+                        config.dataset.size, padding=config.dataset.crop_padding or None
+                    ),
                     transforms.RandomHorizontalFlip(0.5 if config.dataset.flip else 0.0),
                     transforms.ToTensor(),
-                    transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+                    transforms.Normalize(half, half),
                 ]
             ),
         )
@@ -123,7 +126,12 @@ class Conventional:
             multiprocessing_context="fork" if contender.workers > 0 else None,
             pin_memory=self.device.type == "cuda",
         )
-        model = build_model(config.model, num_classes=len(splits.classes), seed=config.seed)
+        model = build_model(
+            config.model,
+            in_shape=config.dataset.image_shape,
+            num_classes=len(splits.classes),
+            seed=config.seed,
+        )
         self.model = model.to(self.device)
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=config.optim.lr, momentum=0.9, weight_decay=5e-4
@@ -156,7 +164,9 @@ class _PilImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = importlib.import_module("PIL.Image").fromarray(self.pixels[index])
+        pixels = self.pixels[index]
+        gray = pixels.shape[2] == 1
+        image = importlib.import_module("PIL.Image").fromarray(pixels[:, :, 0] if gray else pixels)
         return self.transform(image), self.labels[index]
 
 

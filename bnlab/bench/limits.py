@@ -31,7 +31,8 @@ def cost_of(config: Config, precision: Precision) -> ImageCost:
     taken as fused into them. Each fp32 parameter is read forward and backward, its gradient
     written and read, its momentum read and written, itself written: seven times.
     """
-    model = build_model(config.model, seed=0).eval()
+    shape = config.dataset.image_shape
+    model = build_model(config.model, in_shape=shape, seed=0).eval()
     sizes: list[tuple[int, int, int]] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -42,8 +43,8 @@ def cost_of(config: Config, precision: Precision) -> ImageCost:
     for layer in roles(model).weighted.values():
         layer.register_forward_hook(count)
     with torch.no_grad():
-        calibrate(model, torch.zeros(2, 3, 32, 32))  # frozen_init refuses to run before
-        model(torch.zeros(1, 3, 32, 32))
+        calibrate(model, torch.zeros(2, *shape))  # frozen_init refuses to run before
+        model(torch.zeros(1, *shape))
     item = 2 if precision == "bf16" else 4
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ImageCost(

@@ -33,6 +33,8 @@ UNHASHED_VALUES = (
 """Choices that give the same numbers; a key with one of these values is left out likewise."""
 
 LATER_KEYS: Mapping[str, Any] = {
+    "dataset.size": 32,
+    "dataset.grayscale": False,
     "model.name": "convnet",
     "model.depths": [],
     "model.residual": False,
@@ -95,12 +97,21 @@ class DatasetConfig(ConfigSection):
     """Training images held out for choosing hyperparameters; a fixed, recorded split."""
     test_size: int | None = Field(None, ge=1, le=10_000_000)
     """Test images in use, balanced over the classes; null for all."""
+    size: int = Field(32, ge=8, le=512)
+    """Height and width of every image, in pixels; others are resized (bilinear, antialiased)."""
+    grayscale: bool = False
+    """One channel, of luminance (ITU-R BT.601), instead of red, green and blue."""
     flip: bool = True
     """Mirror half of the training images, drawn anew each epoch."""
     crop_padding: int = Field(4, ge=0, le=16)
     """Pad by this many black pixels and crop back to size at a random offset; 0 for no crop."""
     augment_test: bool = False
     """Flip and crop the held-out images too: document 001's defect, to be reproduced on purpose."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of every image."""
+        return (1 if self.grayscale else 3, self.size, self.size)
 
 
 def _whole_placement(placement: Any) -> Any:

@@ -46,7 +46,12 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         for name, split in (("val", data.val), ("test", data.test))
         if split is not None
     }
-    model = build_model(config.model, num_classes=len(data.classes), seed=config.seed)
+    model = build_model(
+        config.model,
+        in_shape=dataset.image_shape,
+        num_classes=len(data.classes),
+        seed=config.seed,
+    )
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibrate(model, plain_sample(batches, CALIBRATION_IMAGES)[0])
     acceleration = resolve_acceleration(train.accelerate, device)
@@ -94,18 +99,19 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: If the network cannot be built, or cannot be trained in batches of that size.
     """
-    build_model(config.model, seed=config.seed)
+    shape = config.dataset.image_shape
+    build_model(config.model, in_shape=shape, seed=config.seed)
     images = config.dataset.train_size or config.train.batch_size
-    check_batch(config.model, config.train.batch_size, images)
+    check_batch(config.model, config.train.batch_size, images, in_shape=shape)
 
 
 def check_batches(config: Config, data: Splits) -> None:
     """Refuse batches of one image, where statistics would have to be taken from them."""
-    train = config.train
-    check_batch(config.model, train.batch_size, len(data.train))
+    train, shape = config.train, config.dataset.image_shape
+    check_batch(config.model, train.batch_size, len(data.train), in_shape=shape)
     if not train.evaluate_in_train_mode:
         return
     for name, split in (("val", data.val), ("test", data.test)):
         if split is not None:
             keys = ("train.eval_batch_size", f"dataset.{name}_size")
-            check_batch(config.model, train.eval_batch_size, len(split), keys=keys)
+            check_batch(config.model, train.eval_batch_size, len(split), in_shape=shape, keys=keys)

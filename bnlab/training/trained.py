@@ -63,7 +63,12 @@ def load_network(run_dir: RunDir) -> TrainedNetwork:
     if (state["config_hash"], state.get("seed", config.seed)) != (config.hash, config.seed):
         raise RefusedError(f"{run_dir.checkpoint}: the checkpoint of another run")
     classes = facts.dataset.classes
-    network = build_model(config.model, num_classes=len(classes), seed=config.seed)
+    network = build_model(
+        config.model,
+        in_shape=config.dataset.image_shape,
+        num_classes=len(classes),
+        seed=config.seed,
+    )
     try:
         network.load_state_dict(state["model"])
     except (KeyError, RuntimeError) as error:
@@ -84,4 +89,7 @@ def _normalization(run_dir: RunDir, config: Config, state: dict[str, Tensor]) ->
             f"which dataset.normalize={config.dataset.normalize} takes from the training images; "
             "train the run again"
         )
-    return fit_normalize(config.dataset.normalize, torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+    return fit_normalize(
+        config.dataset.normalize,
+        torch.zeros(1, config.dataset.image_shape[0], 1, 1, dtype=torch.uint8),
+    )

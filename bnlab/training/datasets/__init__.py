@@ -17,6 +17,7 @@ from bnlab.training.datasets._splits import (
     Splits,
     checksum_of,
     cut,
+    shape_images,
     silent,
 )
 from bnlab.training.datasets._torchvision import torchvision_datasets
@@ -24,7 +25,8 @@ from bnlab.training.datasets._torchvision import torchvision_datasets
 Source: TypeAlias = Callable[[DatasetConfig, Progress], ImageData]
 
 DATASETS: registry.Registry[Source] = registry.DATASETS
-"""Sources of images by `dataset.name`; each gives at least the images that the sizes ask for."""
+"""Sources of images by `dataset.name`; each gives at least the images that the sizes ask for, in
+color, of any one size: `load_splits` resizes what is not of `dataset.size`."""
 
 __all__ = [
     "DATASETS",
@@ -52,4 +54,5 @@ def load_splits(config: DatasetConfig, progress: Progress = silent) -> Splits:
         ConfigError: If there is no source of that name.
         DataError: If the images are missing, damaged or fewer than asked for.
     """
-    return cut(DATASETS[config.name](config, progress), config)
+    data = shape_images(DATASETS[config.name](config, progress), config.image_shape)
+    return cut(data, config)

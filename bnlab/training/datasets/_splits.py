@@ -6,10 +6,11 @@ run. Validation images are taken first, so that they stay the same whatever `tra
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 
 from bnlab.config import DatasetConfig
 from bnlab.errors import DataError
@@ -20,7 +21,13 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 a total of 0 means that the end is not known."""
 
 SIZE = 32
-"""Height and width of every image, in pixels."""
+"""Height and width of images that a source draws or keeps, in pixels, whatever is asked for."""
+
+RESIZED_AT_ONCE = 2048
+"""Images; as floating-point numbers they take four times their memory."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in luminance (ITU-R BT.601)."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -32,7 +39,7 @@ class Split:
     """Images with their labels.
 
     Attributes:
-        images: uint8, (N, 3, 32, 32), RGB.
+        images: uint8, (N, channels, height, width), RGB or one channel.
         labels: int64, (N,), each in [0, number of classes).
     """
 
@@ -100,6 +107,31 @@ class Splits:
     checksum: str
     val_indices_hash: str | None
     note: str
+
+
+def shape_images(data: ImageData, shape: tuple[int, int, int]) -> ImageData:
+    """The same images with (channels, height, width) of that shape.
+
+    The checksum stays that of the source: what is made of it, the configuration says.
+    """
+    if data.train.images.shape[1:] == shape:
+        return data
+    train, test = (_shaped(split, shape) for split in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+def _shaped(split: Split, shape: tuple[int, int, int]) -> Split:
+    channels, *size = shape
+    images = torch.empty(len(split), *shape, dtype=torch.uint8)
+    luminance = torch.tensor(LUMINANCE).view(1, 3, 1, 1)
+    for start in range(0, len(split), RESIZED_AT_ONCE):
+        part = split.images[start : start + RESIZED_AT_ONCE].float()
+        if list(part.shape[2:]) != size:
+            part = F.interpolate(part, size, mode="bilinear", antialias=True)
+        if channels == 1:
+            part = (part * luminance).sum(1, keepdim=True)
+        images[start : start + RESIZED_AT_ONCE] = part.round().clamp(0, 255).to(torch.uint8)
+    return Split(images, split.labels)
 
 
 def checksum_of(train: Split, test: Split, classes: tuple[str, ...]) -> str:

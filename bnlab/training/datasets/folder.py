@@ -38,7 +38,7 @@ FORMAT = 1
 
 @DATASETS.register("folder")
 def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
-    """All images below `dataset.root`, as RGB of 32 x 32, in a fixed mixed order.
+    """All images below `dataset.root`, as RGB of `dataset.size`, in a fixed mixed order.
 
     Images of another size are resized (bilinear, antialiased, not keeping the aspect ratio);
     transparency is dropped; orientation tags are not followed.
@@ -47,7 +47,7 @@ def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
         DataError: If the layout is not as the module says, or an image cannot be read.
     """
     listing = list_images(Path(config.root).expanduser())
-    cache = Cache(cache_folder())
+    cache = Cache(cache_folder(), config.size)
     fingerprint = listing.fingerprint()
     content = cache.read_content(fingerprint)
     data = cache.read(content) if content else None
@@ -55,7 +55,7 @@ def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
         content = listing.content_hash(progress)
         data = cache.read(content)
         if data is None:
-            data = decode(listing, progress)
+            data = decode(listing, config.size, progress)
             cache.write(content, data)
         cache.write_content(fingerprint, content)
     return data
@@ -189,8 +189,8 @@ def _check_classes(root: Path, train: list[str], test: list[str]) -> None:
 # ------------------------------------------------------------------------------------ decoding
 
 
-def decode(listing: Listing, progress: Progress) -> ImageData:
-    """Decode every image.
+def decode(listing: Listing, size: int, progress: Progress) -> ImageData:
+    """Decode every image, as squares of `size` pixels.
 
     Raises:
         DataError: If any cannot be decoded; names the first three.
@@ -199,7 +199,7 @@ def decode(listing: Listing, progress: Progress) -> ImageData:
     splits = []
     done = 0
     for split, files in listing.files.items():
-        pixels = torch.zeros(len(files), SIZE, SIZE, 3, dtype=torch.uint8)
+        pixels = torch.zeros(len(files), size, size, 3, dtype=torch.uint8)
         array = pixels.numpy()
         # One thread: an image this small is decoded within the interpreter's lock, and a second
         # thread halves the speed.
@@ -207,7 +207,7 @@ def decode(listing: Listing, progress: Progress) -> ImageData:
             if done % 500 == 0:
                 progress("decoding images", done, len(listing))
             try:
-                array[place] = _decode_file(listing.root / file)
+                array[place] = _decode_file(listing.root / file, size)
             except Exception as error:  # noqa: BLE001 (Pillow's decoders raise a dozen kinds)
                 faults.append(f"{file} ({_reason(error)})")
             done += 1
@@ -228,16 +228,16 @@ def decode(listing: Listing, progress: Progress) -> ImageData:
     return ImageData(train, test, listing.classes, checksum, NOTE)
 
 
-def _decode_file(path: Path) -> Any:
-    """One image as uint8 of (32, 32, 3), in a form that numpy takes."""
+def _decode_file(path: Path, size: int) -> Any:
+    """One image as uint8 of (size, size, 3), in a form that numpy takes."""
     with Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"mode {image.mode}: not 8 bits a channel")
         # A palette with transparency goes by way of RGBA: straight to RGB, Pillow warns.
         plain = image.convert("RGBA") if "transparency" in image.info else image
         rgb = plain.convert("RGB")
-    if rgb.size != (SIZE, SIZE):
-        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    if rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return rgb
 
 
@@ -265,10 +265,14 @@ class Cache:
 
     Without it everything works, only slower: what cannot be written is said once and forgotten,
     what cannot be read back is decoded anew.
+
+    Args:
+        folder: Where.
+        size: Of the images, in pixels.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, size: int = SIZE) -> None:
+        self.folder, self._size = folder, size
         self._writable = True
 
     def read_content(self, fingerprint: str) -> str | None:
@@ -320,7 +324,8 @@ class Cache:
         self._write(self._images(content), lambda path: torch.save(kept, path))
 
     def _images(self, content: str) -> Path:
-        return self.folder / f"folder-v{FORMAT}-{content[:32]}.pt"
+        size = "" if self._size == SIZE else f"-{self._size}"
+        return self.folder / f"folder-v{FORMAT}-{content[:32]}{size}.pt"
 
     def _index(self, fingerprint: str) -> Path:
         return self.folder / f"folder-v{FORMAT}-{fingerprint[:32]}.content"
