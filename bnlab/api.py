@@ -74,16 +74,21 @@ def load_runs(*paths: PathLike) -> list[Run]:
     return analysis.load_runs([Path(path) for path in paths])[0]
 
 
-def load_model(run: Run | PathLike) -> "TrainedNetwork":
+def load_model(run: Run | PathLike, *, trust: bool = False) -> "TrainedNetwork":
     """The trained network of a run: uint8 images (N, 3, 32, 32) to logits, with its `classes`.
 
+    Args:
+        run: A run, or its directory.
+        trust: Run the Python file that the run recorded, where its network is made by one
+            (`model.file`). Look at it first if the run is not yours.
+
     Raises:
-        RefusedError: If the run has no checkpoint that fits.
+        RefusedError: If the run has no checkpoint that fits, or is not trusted.
     """
     from bnlab.training.trained import load_network
 
     root = run.root if isinstance(run, Run) else find_run(Path(run)).root
-    return load_network(RunDir(root))
+    return load_network(RunDir(root), trust=trust)
 
 
 def compare(runs: Sequence[Run], **options: Any) -> Comparison:

@@ -7,6 +7,7 @@ from bnlab.config.resolve import (
     load_config,
     read_resolved,
     restore_config,
+    source_hash,
 )
 from bnlab.config.schema import (
     LATER_KEYS,
@@ -64,5 +65,6 @@ __all__ = [
     "render_yaml",
     "resolved_hash",
     "restore_config",
+    "source_hash",
     "sublayer",
 ]

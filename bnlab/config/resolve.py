@@ -6,6 +6,7 @@ dropped, so that two configurations are equal, and hash alike, exactly when they
 experiment.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +74,9 @@ def build_config(layers: Sequence[Layer]) -> Config:
         )
         if path not in faulty and path[:1] not in faulty
     ]
+    if config is not None and not faults and config.model.name == "file":
+        config, fault = _with_source(config)
+        faults += [(("model", "file"), fault)] if fault else []
     if faults or config is None:
         raise ConfigError(describe_all(faults, merged.marks))
     return restore_config(_meaningful(config))
@@ -94,6 +98,32 @@ def read_resolved(text: str, source: str) -> Config:
 def restore_config(resolved: Mapping[str, Any]) -> Config:
     """The configuration whose `resolved` data this is; it hashes alike."""
     return Config.model_validate(_lists_to_tuples(resolved))
+
+
+def source_hash(text: str, function: str) -> str:
+    """SHA-256 of a network's file and the name of what is called in it, in hex."""
+    return hashlib.sha256(f"{text}\0{function}".encode(errors="surrogateescape")).hexdigest()
+
+
+def _with_source(config: Config) -> tuple[Config, str]:
+    """The configuration with its network's source, or what is wrong with that."""
+    model = config.model
+    if model.file is None:
+        return config, "model.name: file needs model.file, as in model.file=mine.py:Net"
+    path, _, function = model.file.rpartition(":")
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return config, f"{path}: the network's file cannot be read: {reason}"
+    found = source_hash(text, function)
+    if model.source not in ("", found):
+        return config, (
+            f"{model.file}: is not what it was when this configuration was made (model.source); "
+            "leave out model.source to take it as it is"
+        )
+    whole = model.model_copy(update={"source": found})
+    return config.model_copy(update={"model": whole}), ""
 
 
 SectionT = TypeVar("SectionT", bound=ConfigSection)

@@ -22,8 +22,9 @@ from pydantic import (
 from bnlab.config.reading import render_yaml
 from bnlab.config.tree import flatten
 
-UNHASHED = ("seed", "name", "dataset.root")
-"""Keys that do not change what is measured; the run directory's hash leaves them out."""
+UNHASHED = ("seed", "name", "dataset.root", "model.file")
+"""Keys that do not change what is measured; the run directory's hash leaves them out. What
+`model.file` holds is hashed as `model.source`."""
 
 UNHASHED_VALUES = (
     ("train.accelerate", "auto"),
@@ -198,16 +199,32 @@ class ModelConfig(ConfigSection):
         "residual": ("name", ("convnet",)),
         "dropout_first": ("name", ("convnet",)),
         "width": ("name", ("resnet18", "vgg11")),
+        "file": ("name", ("file",)),
+        "arguments": ("name", ("file",)),
+        "source": ("name", ("file",)),
+        "rewrite": ("name", ("file",)),
     }
     never_with: ClassVar[Readers] = {
-        "widths": ("name", ("resnet18", "vgg11")),
-        "hidden": ("name", ("resnet18", "vgg11")),
-        "dropout": ("name", ("resnet18", "vgg11")),
+        "widths": ("name", ("resnet18", "vgg11", "file")),
+        "hidden": ("name", ("resnet18", "vgg11", "file")),
+        "dropout": ("name", ("resnet18", "vgg11", "file")),
+        "activation": ("name", ("file",)),
+        "init": ("name", ("file",)),
     }
 
     name: str = "convnet"
     """A network of `bnlab/training/models/`: `convnet` is that of the documents, `resnet18` and
-    `vgg11` are those of CIFAR."""
+    `vgg11` are those of CIFAR, `file` is that of `model.file`."""
+    file: str | None = Field(None, max_length=4096)
+    """`path.py:function`: a network of one's own. The function (or class) is called with
+    `model.arguments`, and with the number of classes if it takes `num_classes`. Loading it runs the
+    file. Its weights start as it makes them, from a stream of the seed."""
+    arguments: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    """Keyword arguments of that function."""
+    source: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of the file's text and the function's name; found on loading."""
+    rewrite: bool = True
+    """Let `model.norm` say which norms the network has, and where; false keeps it as it is."""
     width: Width = 64
     """Channels of the first stage of `resnet18` and `vgg11`; later ones have up to 8 times them."""
     widths: tuple[Width, ...] = Field((64, 128, 256), min_length=1, max_length=100)
@@ -229,6 +246,25 @@ class ModelConfig(ConfigSection):
     """Drop units in front of the layer's normalizer instead (Li et al. 2019, arXiv:1801.05134:
     testing then meets another variance than the running one); without one, nothing changes."""
     init: InitConfig = InitConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_is_a_network(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("file") is None:
+            return data
+        if data.get("name", "file") != "file":
+            raise ValueError(
+                f"model.file and model.name: {data['name']} are two networks; leave out one"
+            )
+        return {**data, "name": "file"}
+
+    @field_validator("file")
+    @classmethod
+    def _names_a_function(cls, file: str | None) -> str | None:
+        path, _, function = (file or "x:x").rpartition(":")
+        if not path or not function.isidentifier():
+            raise ValueError("expected path.py:function")
+        return file
 
     @field_validator("depths")
     @classmethod

@@ -10,9 +10,10 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 PACKAGES = "env.txt"
 DIFF = "git.diff"
+SOURCE = "model.py"
 LOCK = "lock"
 
-KEPT = (CONFIG, RUN, METRICS, SUMMARY, PACKAGES, DIFF)
+KEPT = (CONFIG, RUN, METRICS, SUMMARY, PACKAGES, DIFF, SOURCE)
 """What an archive keeps of a run: all but the checkpoint and the event files."""
 
 

@@ -110,8 +110,16 @@ class RunDir:
         places = (self.run, self.metrics, self.checkpoint, self.tensorboard)
         return tuple(place for place in places if place.exists())
 
-    def create(self, config_yaml: str, packages: str, git_diff: str | None) -> None:
+    def create(
+        self, config_yaml: str, packages: str, git_diff: str | None, source: str | None = None
+    ) -> None:
         """Make the directory and write what does not change during the run.
+
+        Args:
+            config_yaml: The resolved configuration.
+            packages: What is installed.
+            git_diff: Uncommitted changes.
+            source: The file that makes the network, where that is the user's.
 
         Raises:
             StorageError: If the folder cannot be written.
@@ -121,7 +129,14 @@ class RunDir:
         write_text(self.root / files.PACKAGES, packages)
         if git_diff:
             write_text(self.root / files.DIFF, git_diff)
+        if source is not None:
+            write_text(self.source, source)
         write_text(self.config, config_yaml)
+
+    @property
+    def source(self) -> Path:
+        """The file that makes the network, as it was when the run began."""
+        return self.root / files.SOURCE
 
     def write_run(self, data: Mapping[str, Any]) -> None:
         """Replace run.json."""

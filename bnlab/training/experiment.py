@@ -155,7 +155,7 @@ def run_experiment(
         with alone(device):
             load_checkpoint(run_dir, task, run)
         if not run_dir.started:
-            run_dir.create(config.to_yaml(), installed_packages(), git.diff)
+            run_dir.create(config.to_yaml(), installed_packages(), git.diff, source_of(config))
         _write_status(run_dir, run, "running")
         try:
             summary = _train(task, run_dir, run, stop, watcher)
@@ -168,6 +168,13 @@ def run_experiment(
         run_dir.write_summary(summary)
         _write_status(run_dir, run, summary["status"])
         return summary
+
+
+def source_of(config: Config) -> str | None:
+    """The text of the file that makes the network, where that is the user's."""
+    if config.model.file is None:
+        return None
+    return Path(config.model.file.rpartition(":")[0]).expanduser().read_text(encoding="utf-8")
 
 
 def _let_go(task: Task) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bnlab.config import Config
+from bnlab.config import Config, ModelConfig
 from bnlab.errors import RefusedError
 from bnlab.records import RunDir, read_config, read_facts
 from bnlab.training.batches import Normalize, fit_normalize
@@ -46,11 +46,16 @@ class TrainedNetwork(nn.Module):
         return logits
 
 
-def load_network(run_dir: RunDir) -> TrainedNetwork:
+def load_network(run_dir: RunDir, *, trust: bool = False) -> TrainedNetwork:
     """The network of a run as its checkpoint has it, on the CPU, in eval mode.
 
+    Args:
+        run_dir: The run.
+        trust: Run the Python file that the run recorded, where its network is made by one.
+
     Raises:
-        RefusedError: If the run has no checkpoint (an archive has none), or one that does not fit.
+        RefusedError: If the run has no checkpoint (an archive has none), or one that does not fit;
+            or if its network is made by a file that is not trusted.
         BnlabError: If its record cannot be read.
     """
     if not run_dir.checkpoint.exists():
@@ -64,7 +69,7 @@ def load_network(run_dir: RunDir) -> TrainedNetwork:
         raise RefusedError(f"{run_dir.checkpoint}: the checkpoint of another run")
     classes = facts.dataset.classes
     network = build_model(
-        config.model,
+        _model_of(run_dir, config, trust=trust),
         in_shape=config.dataset.image_shape,
         num_classes=len(classes),
         seed=config.seed,
@@ -77,6 +82,19 @@ def load_network(run_dir: RunDir) -> TrainedNetwork:
         ) from None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainedNetwork(network, _normalization(run_dir, config, state), classes).eval()
+
+
+def _model_of(run_dir: RunDir, config: Config, *, trust: bool) -> ModelConfig:
+    model = config.model
+    if model.file is None:
+        return model
+    if not trust:
+        raise RefusedError(
+            f"{run_dir.root}: its network is made by Python code, kept in {run_dir.source}; look "
+            "at it, then say that you trust it (trust=True, or --trust) to have it run"
+        )
+    function = model.file.rpartition(":")[2]
+    return model.model_copy(update={"file": f"{run_dir.source}:{function}"})
 
 
 def _normalization(run_dir: RunDir, config: Config, state: dict[str, Tensor]) -> Normalize:

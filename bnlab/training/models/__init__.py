@@ -29,6 +29,7 @@ and the run's seed to a network from images to logits. What it draws beside the 
 convolutions and linear layers, it draws from a `stream` of that seed."""
 
 MODELS: registry.Registry[ModelBuilder] = registry.MODELS
+"""Networks by `model.name`; with the fact `initialized`, one whose builder has drawn its weights."""
 
 __all__ = [
     "ACTIVATIONS",
@@ -62,7 +63,8 @@ def build_model(
         ConfigError: If network or normalizer are unknown, or do not fit each other.
     """
     model = MODELS[config.name](config, in_shape, num_classes, seed)
-    initialize(model, config.init, seed, activation=config.activation)
+    if "initialized" not in MODELS.entry(config.name).facts:
+        initialize(model, config.init, seed, activation=config.activation)
     for name, module in model.named_modules():
         if isinstance(module, Stochastic):
             kind = "dropout" if isinstance(module, Dropout) else "noise"
