@@ -29,7 +29,7 @@ and the run's seed to a network from images to logits. What it draws beside the 
 convolutions and linear layers, it draws from a `stream` of that seed."""
 
 MODELS: registry.Registry[ModelBuilder] = registry.MODELS
-"""Networks by `model.name`; with the fact `initialized`, one whose builder has drawn its weights."""
+"""Networks by `model.name`; the fact `initialized`: its builder has drawn the weights as well."""
 
 __all__ = [
     "ACTIVATIONS",
