@@ -169,8 +169,8 @@ COMPARED = """\
 tables that call any arm higher or lower ({allowed} allowed for a whole table), and how often the
 95 % interval of the first arm holds the truth. With {planted} in every arm but the baseline: how
 often the first is called higher. The learning rate is not tuned; or once for each arm, on {pilots}
-pilot seeds, which the intervals leave out, as the report says; or by each seed for itself. A run
-that diverges counts as guessing.
+pilot seeds, which the intervals leave out, so that the report gives no verdict; or by each seed for
+itself. A run that diverges counts as guessing.
 """
 
 
