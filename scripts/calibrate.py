@@ -146,30 +146,52 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--studies", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="claims, or `not`, `once`, `by each seed` of compare; the rest stays as it is in --out",
+    )
     given = parser.parse_args(arguments)
     n = given.studies
-    jobs: dict[str, list[partial[Cell]]] = {
+    jobs: dict[str, list[tuple[str, partial[Cell]]]] = {
         "claims": [
-            partial(claim_cell, name, replace(world, effect=nothing(name)), n)
+            (name, partial(claim_cell, name, replace(world, effect=nothing(name)), n))
             for name in CLAIMS
             for world in NULLS
         ],
         "claims_planted": [
-            partial(claim_cell, name, World(CLAIMS[name].power_at(PRESET), sd=PLANTED_SD), n)
+            (
+                name,
+                partial(claim_cell, name, World(CLAIMS[name].power_at(PRESET), sd=PLANTED_SD), n),
+            )
             for name in CLAIMS
         ],
-        "compare": [partial(compare_cell, *kind, world, n) for kind in KINDS for world in NULLS],
+        "compare": [
+            (kind[1], partial(compare_cell, *kind, world, n)) for kind in KINDS for world in NULLS
+        ],
         "compare_planted": [
-            partial(compare_cell, *kind, World(PLANTED, sd=PLANTED_SD), n) for kind in KINDS
+            (kind[1], partial(compare_cell, *kind, World(PLANTED, sd=PLANTED_SD), n))
+            for kind in KINDS
         ],
     }
-    with ProcessPoolExecutor(given.jobs) as pool:
-        asked = {part: [pool.submit(job) for job in some] for part, some in jobs.items()}
-        cells: dict[str, list[Cell]] = {}
-        for part, some in asked.items():
-            cells[part] = [one.result() for one in some]
-            print(f"{part}: {len(some)} cells of {n} studies", file=sys.stderr)
     head = {"studies": n, "seed": SEED, "preset": PRESET}
+    cells: dict[str, list[Cell]] = {part: [{}] * len(some) for part, some in jobs.items()}
+    if given.only:
+        kept = json.loads(given.out.read_text(encoding="utf-8"))
+        if {key: kept[key] for key in head} != head:
+            parser.error(f"{given.out} was made with { ({key: kept[key] for key in head}) }")
+        cells = {part: kept[part] for part in jobs}
+    with ProcessPoolExecutor(given.jobs) as pool:
+        asked = {
+            (part, place): pool.submit(job)
+            for part, some in jobs.items()
+            for place, (name, job) in enumerate(some)
+            if not given.only or name in given.only
+        }
+        for (part, place), one in asked.items():
+            cells[part][place] = one.result()
+    print(f"{len(asked)} cells of {n} studies", file=sys.stderr)
     found = {**head, "level": CLAIM_ALPHA, "limits": CLAIM_LEVEL, **cells}
     given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     false, studies = (sum(one[key] for one in cells["claims"]) for key in ("false", "studies"))

@@ -47,7 +47,7 @@ class Net(nn.Module):
 
 
 def wrong(num_classes):
-    return nn.Flatten()
+    return nn.Flatten(2)
 
 
 def number():
@@ -84,9 +84,8 @@ def test_a_file_names_its_network_and_only_what_it_reads_is_kept(source: Path) -
 
 
 def test_arms_that_differ_in_norms_start_from_the_same_weights(source: Path) -> None:
-    hashes = {
-        init_hash(built(config(source, f"model.norm={norm}"))) for norm in ("none", "batch", "group")
-    }
+    norms = ("none", "batch", "group")
+    hashes = {init_hash(built(config(source, f"model.norm={norm}"))) for norm in norms}
     assert len(hashes) == 1
     assert init_hash(built(config(source, "seed=1"))) not in hashes
 
@@ -157,7 +156,7 @@ def test_a_record_of_another_source_is_not_gone_on_with(source: Path, tmp_path: 
         ("Nett", "has no function or class Nett"),
         ("number", "gave a int, not a torch.nn.Module"),
         ("raises", "calling it raised OSError: the cat stood"),
-        ("wrong", r"gives \(2, 3072\) for two images, not \(2, 10\)"),
+        ("wrong", r"gives \(2, 3, 1024\) for two images, not logits \(2, classes\)"),
     ],
 )
 def test_what_makes_no_network_is_named(source: Path, function: str, said: str) -> None:
@@ -177,6 +176,14 @@ def test_what_makes_no_network_is_named(source: Path, function: str, said: str) 
 def test_a_file_that_cannot_be_meant_is_a_fault(sets: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_config((), sets)
+
+
+def test_a_network_of_other_classes_than_the_images_is_refused(
+    source: Path, tmp_path: Path
+) -> None:
+    chosen = config(source, "model.arguments.num_classes=7")
+    with pytest.raises(ConfigError, match="ends in 7 logits, but the images have 10 classes"):
+        run_experiment(chosen, tmp_path / "run")
 
 
 def test_a_file_that_does_not_run_says_what_it_raised(source: Path) -> None:

@@ -1,13 +1,16 @@
 """One run: `train` it, `check` its configuration, `diff` it with another."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
-from bnlab.cli.output import print_json, print_line
+from bnlab.cli.output import print_json, print_line, print_sections
 from bnlab.errors import RefusedError
+
+if TYPE_CHECKING:
+    from bnlab.config import Config
 
 app = typer.Typer()
 
@@ -50,6 +53,7 @@ def train(
         raise RefusedError("--require-clean: bnlab's checkout has uncommitted changes; commit them")
     if dry_run:
         print_line(f"{settled.to_yaml()}{root}")
+        _show_rewritten(settled)
         return
     if if_exists == "skip" and RunDir(root).finished:
         with watching(settled) as watcher:
@@ -84,6 +88,23 @@ def check(
     check_config(settled)
     valid = f"{', '.join(map(str, config))}: valid (hash {settled.hash[:8]})"
     print_line(settled.to_yaml().rstrip("\n") if show else valid)
+    _show_rewritten(settled)
+
+
+def _show_rewritten(config: "Config") -> None:
+    """What becomes of the normalizers of a network of the user's own."""
+    if config.model.file is None or not config.model.rewrite:
+        return
+    from bnlab.report.blocks import Bullets, Column, Section, Table
+    from bnlab.training.models import CLASSES
+    from bnlab.training.models.file import rewritten
+
+    found = rewritten(config.model, config.dataset.image_shape, CLASSES, config.seed)
+    columns = tuple(Column(name, numeric=False) for name in ("layer", "before", "after", "what"))
+    rows = tuple((one.layer, one.before, one.after, one.what) for one in found.changes)
+    left = tuple(f"{layer}: {why}" for layer, why in found.without.items())
+    blocks = (Table("", columns, rows), *([Bullets(left)] if left else []))
+    print_sections([Section("network", f"Norms of {config.model.file}", blocks)])
 
 
 @app.command()

@@ -10,7 +10,7 @@ from bnlab.training.batches import Batches, fit_normalize
 from bnlab.training.datasets import Splits
 from bnlab.training.device import Precision
 from bnlab.training.loop import Task
-from bnlab.training.models import build_model, check_batch
+from bnlab.training.models import build_model, check_batch, check_classes
 from bnlab.training.norms import calibrate
 from bnlab.training.optim import build_optimizer
 
@@ -52,6 +52,7 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         num_classes=len(data.classes),
         seed=config.seed,
     )
+    check_classes(model, len(data.classes))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibrate(model, plain_sample(batches, CALIBRATION_IMAGES)[0])
     acceleration = resolve_acceleration(train.accelerate, device)

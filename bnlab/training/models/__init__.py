@@ -33,6 +33,7 @@ MODELS: registry.Registry[ModelBuilder] = registry.MODELS
 
 __all__ = [
     "ACTIVATIONS",
+    "CLASSES",
     "MODELS",
     "Dropout",
     "ModelBuilder",
@@ -40,6 +41,7 @@ __all__ = [
     "Shape",
     "build_model",
     "check_batch",
+    "check_classes",
     "init_hash",
     "initialize",
     "outputs_of",
@@ -48,8 +50,12 @@ __all__ = [
 ]
 
 
+CLASSES = 10
+"""Of a network that is looked at before anybody knows the images that it is for."""
+
+
 def build_model(
-    config: ModelConfig, *, in_shape: Shape = (3, 32, 32), num_classes: int = 10, seed: int
+    config: ModelConfig, *, in_shape: Shape = (3, 32, 32), num_classes: int = CLASSES, seed: int
 ) -> nn.Module:
     """The network on the CPU, in fp32 and training mode.
 
@@ -116,6 +122,21 @@ def check_batch(
         f"model.norm.name={config.norm.name} cannot take statistics at {', '.join(alone)}; "
         + ", or ".join((fixes[0], " and ".join(fixes[1:])))
     )
+
+
+def check_classes(model: nn.Module, num_classes: int) -> None:
+    """Refuse a network that does not end in as many logits as the images have classes.
+
+    Raises:
+        ConfigError: With both numbers.
+    """
+    last = next(reversed(roles(model).weighted.values()), None)
+    found = getattr(last, "out_features", getattr(last, "out_channels", num_classes))
+    if found != num_classes:
+        raise ConfigError(
+            f"model: the network ends in {found} logits, but the images have {num_classes} "
+            "classes; let model.file's function take num_classes, or set it in model.arguments"
+        )
 
 
 def _norm_shapes(config: ModelConfig, in_shape: Shape) -> dict[str, Shape]:
