@@ -53,7 +53,7 @@ _FUNCTIONS: Mapping[str, tuple[str, ...]] = {
     "gate": ("mul", "imul"),
 }
 
-_PASSING = ("DropPath", "StochasticDepth")
+_CLASSES: Mapping[str, str] = {"DropPath": "pass", "StochasticDepth": "pass", "Permute": "layout"}
 """Classes that other libraries bring; what they are called is all that is known of them."""
 
 
@@ -129,9 +129,8 @@ def _kind(node: fx.Node, module: fx.GraphModule) -> str:
         layer = module.get_submodule(str(node.target))
         if is_norm(layer):
             return "norm"
-        if type(layer).__name__ in _PASSING:
-            return "pass"
-        return next((kind for kind, types in _MODULES.items() if isinstance(layer, types)), "")
+        known = _CLASSES.get(type(layer).__name__, "")
+        return next((kind for kind, types in _MODULES.items() if isinstance(layer, types)), known)
     if node.op in ("call_function", "call_method"):
         name = called(node).removesuffix("_")
         return next((kind for kind, names in _FUNCTIONS.items() if name in names), "")
