@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:
         "--only",
         nargs="+",
         metavar="NAME",
-        help="claims, or `not`, `once`, `by each seed` of compare; the rest stays as it is in --out",
+        help="claims, or `not`, `once`, `by each seed` of compare; --out keeps the rest as it is",
     )
     given = parser.parse_args(arguments)
     n = given.studies

@@ -95,7 +95,7 @@ def _show_rewritten(config: "Config") -> None:
     """What becomes of the normalizers of a network of the user's own."""
     if config.model.file is None or not config.model.rewrite:
         return
-    from bnlab.report.blocks import Bullets, Column, Section, Table
+    from bnlab.report.blocks import Block, Bullets, Column, Section, Table
     from bnlab.training.models import CLASSES
     from bnlab.training.models.file import rewritten
 
@@ -103,7 +103,7 @@ def _show_rewritten(config: "Config") -> None:
     columns = tuple(Column(name, numeric=False) for name in ("layer", "before", "after", "what"))
     rows = tuple((one.layer, one.before, one.after, one.what) for one in found.changes)
     left = tuple(f"{layer}: {why}" for layer, why in found.without.items())
-    blocks = (Table("", columns, rows), *([Bullets(left)] if left else []))
+    blocks: tuple[Block, ...] = (Table("", columns, rows), *([Bullets(left)] if left else []))
     print_sections([Section("network", f"Norms of {config.model.file}", blocks)])
 
 
