@@ -115,7 +115,7 @@ def find_chains(module: fx.GraphModule, kinds: Mapping[fx.Node, str]) -> list[Ch
     chains = []
     for node in module.graph.nodes:
         if kinds.get(node) == "weighted":
-            chain = _walk(node, kinds, depths)
+            chain = _walk(node, module, kinds, depths)
             chain.gate = node in gates
             before = node.all_input_nodes[0]
             if kinds.get(before) == "norm" and list(before.users) == [node]:
@@ -137,7 +137,18 @@ def _kind(node: fx.Node, module: fx.GraphModule) -> str:
     return ""
 
 
-def _walk(layer: fx.Node, kinds: Mapping[fx.Node, str], depths: Mapping[fx.Node, int]) -> Chain:
+def _named(node: fx.Node, module: fx.GraphModule) -> str:
+    if node.op != "call_module":
+        return called(node)
+    return f"{node.target} ({type(module.get_submodule(str(node.target))).__name__})"
+
+
+def _walk(
+    layer: fx.Node,
+    module: fx.GraphModule,
+    kinds: Mapping[fx.Node, str],
+    depths: Mapping[fx.Node, int],
+) -> Chain:
     chain, node = Chain(layer), layer
     place: Place = "before_activation"
     while True:
@@ -155,7 +166,7 @@ def _walk(layer: fx.Node, kinds: Mapping[fx.Node, str], depths: Mapping[fx.Node,
             "pass": False,
         }
         if ends.get(kind, True):
-            chain.stop = f"{called(user)} follows"
+            chain.stop = f"{_named(user, module)} follows"
             return chain
         if kind == "norm":
             chain.norms.setdefault(place, []).append(user)
