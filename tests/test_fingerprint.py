@@ -9,7 +9,7 @@ from raw import raw_run
 
 from bnlab.config import Config
 from bnlab.records import RunDir, RunFacts
-from bnlab.registry import DATASETS, NORMS, PROBES
+from bnlab.registry import DATASETS, MODELS, NORMS, PROBES
 from bnlab.training import fingerprint as module
 from bnlab.training.experiment import RunOptions, run_experiment
 from bnlab.training.fingerprint import code_of, fingerprint
@@ -81,13 +81,16 @@ def test_a_run_goes_through_the_loop_its_parts_and_the_plug_ins_that_it_chose(
 
 
 def test_every_module_of_training_counts_or_is_known_to_leave_no_trace(
-    tiny_config: MakeConfig,
+    tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
     known = {"training/__init__.py", *(f"training/datasets/{name}.py" for name in DATASETS)}
     for name in NORMS:
         known |= code_of(with_norm(tiny_config, name)).keys()
-    # Those of `rewrite` count as soon as a network's file imports it; no configuration does yet.
-    known |= {f"training/models/_{part}.py" for part in ("rewrite", "placing", "chains", "tracing")}
+    mine = tmp_path / "mine.py"
+    mine.write_text("class Net: ...\n")
+    for network in (f"name={name}" for name in MODELS if name != "file"):
+        known |= code_of(tiny_config(f"model.{network}")).keys()
+    known |= code_of(tiny_config(f"model.file={mine}:Net")).keys()
     for path in (module.PACKAGE / "training").rglob("*.py"):
         place = path.relative_to(module.PACKAGE).as_posix()
         parts = ["bnlab", *place.removesuffix(".py").split("/")]
