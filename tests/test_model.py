@@ -332,7 +332,7 @@ def test_dropout_layers_draw_from_streams_of_their_own() -> None:
 # ------------------------------------------------------------------------- roles and any network
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"file"}))
 def test_every_network_gives_logits_and_has_roles_in_the_order_data_flows(name: str) -> None:
     before = torch.get_rng_state()
     model = build_model(configured(name=name), num_classes=5, seed=3)
@@ -348,7 +348,7 @@ def test_every_network_gives_logits_and_has_roles_in_the_order_data_flows(name: 
     assert list(found.weighted.values())[-1].weight.shape[0] == 5
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"file"}))
 def test_every_network_draws_its_weights_from_the_seed_alone(name: str) -> None:
     one, same, other = (build_model(configured(name=name), seed=seed) for seed in (3, 3, 4))
     assert init_hash(one) == init_hash(same) != init_hash(other)

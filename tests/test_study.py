@@ -210,7 +210,7 @@ def test_an_arm_lies_over_the_command_line_and_that_over_the_file(write: Write) 
 
 
 def test_the_studies_that_ship_have_the_announced_number_of_runs() -> None:
-    counts = {"placement": 258, "on_off": 134, "quick": 48}
+    counts = {"placement": 546, "on_off": 246, "quick": 120, "resnet18": 160}
     assert sorted(path.stem for path in STUDIES.glob("*.yaml")) == sorted(counts)
     for name, total in counts.items():
         study = load_study(STUDIES / f"{name}.yaml", runs_dir=Path("runs"))
@@ -547,7 +547,7 @@ def test_an_unknown_executor_is_named(write: Write) -> None:
     file = write(**PLAIN)
     with pytest.raises(ConfigError, match="unknown executor 'processs'; did you mean"):
         run_study(load(file), file.parent / "runs", StudyOptions(executor="processs"))
-    assert set(EXECUTORS) == {"processes", "inline", "threads"}
+    assert set(EXECUTORS) == {"processes", "inline", "threads", "lanes"}
 
 
 # ------------------------------------------------------------------------------ real processes
