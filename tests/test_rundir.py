@@ -127,6 +127,23 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_other(
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_a_line_that_the_disk_does_not_take_leaves_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.append_metrics({"epoch": 1})
+
+    def fails(_handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(StorageError, match="cannot be written"):
+            run_dir.append_metrics({"epoch": 2})
+    run_dir.append_metrics({"epoch": 2})
+    assert raw_metrics(run_dir) == [{"epoch": 1}, {"epoch": 2}]
+
+
 def test_a_path_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="--runs-dir"):
