@@ -46,7 +46,7 @@ def by_executor(name: str, jobs: int, folder: Path) -> dict[str, Path]:
 
 def by_python(folder: Path) -> dict[str, Path]:
     """After other runs in one process, and backwards, so that each arm follows another."""
-    return {arm: bnlab.train(config(arm), folder).root for arm in reversed(ARMS)}
+    return {arm: bnlab.train(config(arm), folder).root for arm in reversed(list(ARMS))}
 
 
 def by_command(folder: Path) -> dict[str, Path]:
