@@ -83,6 +83,14 @@ def test_keeping_metrics_drops_the_epochs_that_will_be_trained_again(tmp_path: P
     assert run_dir.metrics.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
 
 
+def test_keeping_no_metrics_drops_a_first_line_that_was_cut_off(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.metrics.write_text('{"epoch": 1, "tra')
+    run_dir.keep_metrics(0)
+    run_dir.append_metrics({"epoch": 1})
+    assert raw_metrics(run_dir) == [{"epoch": 1}]
+
+
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     run_dir.run.write_text('{"schema_version": 99, "status": "done"}')
