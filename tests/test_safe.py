@@ -18,8 +18,8 @@ from rich.console import Console
 
 from bnlab.analysis import Options, compare
 from bnlab.analysis.runs import load_runs
-from bnlab.errors import shown_lines
-from bnlab.report import write_report
+from bnlab.errors import shown_json, shown_lines
+from bnlab.report import to_json, write_report
 from bnlab.report.blocks import Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.events import write_events
 from bnlab.report.page import render_html, render_markdown
@@ -140,6 +140,26 @@ def test_names_of_files_are_safe_short_and_apart(one: str, other: str) -> None:
         assert 0 < len(name(one)) <= 100
         assert not name(one).startswith(".")
         assert (name(one) == name(other)) == (one == other)
+
+
+@given(st.text())
+def test_json_for_a_terminal_means_the_same_and_shows_all(text: str) -> None:
+    for ascii_only in (True, False):
+        safe = shown_json(json.dumps({text: [text]}, indent=1, ensure_ascii=ascii_only))
+        assert json.loads(safe) == {text: [text]}
+        assert shown_lines(safe) == safe
+
+
+def test_json_of_a_comparison_stays_json_whatever_a_run_is_called(tmp_path: Path) -> None:
+    device = "\x9b31m \x7f\xa0\u2028\u202e\U000e0001 批"
+    for seed in (0, 1):
+        for norm in ("batch", "none"):
+            sets = {"model.norm.name": norm}
+            make_run(tmp_path, seed=seed, sets=sets, run={"device": device})
+    runs, remarks = load_runs([tmp_path])
+    text = to_json(compare(runs, Options(), remarks))
+    assert shown_lines(text) == text
+    assert {run["device"] for run in json.loads(text)["runs"]} == {device}
 
 
 def test_formulas_reach_csv_as_text(tmp_path: Path) -> None:
