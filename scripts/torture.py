@@ -22,6 +22,7 @@ from torture_parts import Part, Tally, campaign  # noqa: E402 - found by the abo
 PARTS = {
     "storage": "Storage",
     "kills": "Kills",
+    "fuzz": "Fuzz",
     "hostile": "Hostile",
 }
 

@@ -10,7 +10,7 @@ from torture_parts.storage import Storage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
 
-SOME = {"storage": 120, "kills": 12, "hostile": 60}
+SOME = {"storage": 120, "kills": 12, "fuzz": 300, "hostile": 60}
 """Trials that take a minute."""
 
 
@@ -24,7 +24,7 @@ def test_a_run_goes_on_whatever_the_disk_refused(tmp_path: Path) -> None:
     assert tally.held
 
 
-@pytest.mark.parametrize(("name", "trials"), [("hostile", 6)])
+@pytest.mark.parametrize(("name", "trials"), [("fuzz", 12), ("hostile", 6)])
 def test_a_little_of_the_campaign_breaks_nothing(name: str, trials: int, tmp_path: Path) -> None:
     tally = campaign(part_of(name), tmp_path, seed=1, numbers=range(trials), seconds=60)
     assert tally.failures == []

@@ -329,7 +329,17 @@ def another_value(data: bytes, draw: random.Random) -> bytes:
         if not isinstance(tree[key], dict) or not tree[key] or draw.random() < 0.2:
             break
         tree = tree[key]
-    values = (None, -1, 2**70, "x" * 5000, [], {}, {"__class__": "x"}, float("nan"), torch.ones(3))
+    values: tuple[Any, ...] = (
+        None,
+        -1,
+        2**70,
+        "x" * 5000,
+        [],
+        {},
+        {"__class__": "x"},
+        float("nan"),
+        torch.ones(3),
+    )
     if draw.random() < 0.3:
         del tree[key]
     else:
