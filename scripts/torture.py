@@ -24,6 +24,7 @@ PARTS = {
     "kills": "Kills",
     "fuzz": "Fuzz",
     "hostile": "Hostile",
+    "surroundings": "Surroundings",
 }
 
 

@@ -101,6 +101,9 @@ class Zygote:
         *,
         faults: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
+        limits: Mapping[str, int] | None = None,
+        uid: int = 0,
+        clock: float = 0.0,
     ) -> "Command":
         """Start a command of bnlab.
 
@@ -109,10 +112,14 @@ class Zygote:
             cwd: Where.
             faults: For `faults.install`.
             env: Further variables.
+            limits: As RLIMIT_FSIZE, in bytes.
+            uid: Whose process it is; 0 for whose it is anyway.
+            clock: Seconds by which its clock is wrong.
         """
         self._numbers += 1
         streams = {name: str(self._folder / f"{self._numbers}.{name}") for name in ("out", "err")}
         job = {"words": list(words), "cwd": str(cwd), "faults": faults, "env": dict(env or {})}
+        job |= {"limits": dict(limits or {}), "uid": uid, "clock": clock}
         pid = self.ask({**job, **streams})["pid"]
         return Command(self, int(pid), Path(streams["out"]), Path(streams["err"]))
 
@@ -216,6 +223,14 @@ def _live(job: Mapping[str, Any]) -> None:
         sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
         sys.argv = ["bnlab", *job["words"]]
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for name, limit in job["limits"].items():
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+        if job["uid"]:
+            os.setgid(job["uid"])
+            os.setuid(job["uid"])
+        if job["clock"]:
+            true = time.time
+            time.time = lambda: true() + job["clock"]
         if job["faults"]:
             from torture_parts import faults
 
