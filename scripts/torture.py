@@ -25,6 +25,8 @@ PARTS = {
     "fuzz": "Fuzz",
     "hostile": "Hostile",
     "surroundings": "Surroundings",
+    "crowd": "Crowd",
+    "corruption": "Corruption",
 }
 
 

@@ -10,7 +10,15 @@ from torture_parts.storage import Storage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
 
-SOME = {"storage": 120, "kills": 12, "fuzz": 300, "hostile": 60, "surroundings": 14}
+SOME = {
+    "storage": 120,
+    "kills": 12,
+    "fuzz": 300,
+    "hostile": 60,
+    "surroundings": 14,
+    "crowd": 4,
+    "corruption": 1500,
+}
 """Trials that take a minute."""
 
 

@@ -46,14 +46,14 @@ def kill_a_worker(command: Command, draw: random.Random) -> set[int]:
     """One of what it has started, if that is anything."""
     there = children_of(command.pid)
     if there:
-        _kill(draw.choice(there))
+        kill(draw.choice(there))
     return {6}
 
 
 def kill_all(command: Command, _draw: random.Random) -> set[int]:
     """As a machine that is switched off."""
     for pid in [command.pid, *children_of(command.pid)]:
-        _kill(pid)
+        kill(pid)
     return {-9}
 
 
@@ -72,7 +72,8 @@ def stop_it_twice(command: Command, draw: random.Random) -> set[int]:
     return {130}
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """One process, if it is still there."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -118,7 +118,12 @@ class Zygote:
         """
         self._numbers += 1
         streams = {name: str(self._folder / f"{self._numbers}.{name}") for name in ("out", "err")}
-        job = {"words": list(words), "cwd": str(cwd), "faults": faults, "env": dict(env or {})}
+        job: dict[str, Any] = {
+            "words": list(words),
+            "cwd": str(cwd),
+            "faults": faults,
+            "env": dict(env or {}),
+        }
         job |= {"limits": dict(limits or {}), "uid": uid, "clock": clock}
         pid = self.ask({**job, **streams})["pid"]
         return Command(self, int(pid), Path(streams["out"]), Path(streams["err"]))
