@@ -25,7 +25,7 @@ from bnlab.report.events import write_events
 from bnlab.report.page import render_html, render_markdown
 from bnlab.report.plots.canvas import make_axes, svg
 from bnlab.report.safe import cell, folder_name, identifier, markdown
-from bnlab.report.terminal import print_sections
+from bnlab.report.terminal import print_sections, stdout_console
 
 MARKUP = '"><img src=x onerror=alert(1)>'
 ATTACKS = (
@@ -89,6 +89,16 @@ def test_a_terminal_gets_no_escape_sequence_by_way_of_a_warning_or_an_error() ->
     )
     assert done.returncode == 1
     assert done.stderr == ("bnlab: \\x1b[31mred: damaged\nbnlab: \\x1b]0;title\\x07: unreadable\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("80", 80), ("x", 120), ("0", 120), ("-5", 120), ("9" * 30, 10_000)]
+)
+def test_a_width_that_is_no_number_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert stdout_console().width == width
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
