@@ -257,7 +257,9 @@ class Hostile(Part):
         secret = folder / "secret"
         secret.mkdir()
         (secret / "run.json").write_text(f'"{MARK}"')
-        with tarfile.open(folder / f"x.tar.{draw.choice(('xz', 'gz'))}", "w:xz") as archive:
+        kind = draw.choice(("xz", "gz"))
+        mode: Any = f"w:{kind}"
+        with tarfile.open(folder / f"x.tar.{kind}", mode) as archive:
             for one in ("run.json", "config.yaml", "metrics.jsonl", "summary.json"):
                 for _ in range(draw.randint(1, 3)):
                     _add(archive, one, draw, secret)

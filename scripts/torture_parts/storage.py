@@ -1,6 +1,7 @@
 """Each storage operation of each command that writes is killed or refused, then tried again."""
 
 import random
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -66,11 +67,15 @@ class Storage(Part):
             ended = self._run(name, place)
             hold_clean(ended, {0, 3}, f"{name}, undisturbed,")
             done = (place.with_suffix(".log")).read_text().splitlines()
+            alike: dict[str, list[int]] = {}
+            for at, what in enumerate(done):
+                alike.setdefault(re.sub(r"\d+|\S+\.svg", "", what), []).append(at)
             self._operations += [
-                Operation(name, at, what, way)
-                for at, what in enumerate(done)
+                Operation(name, at, done[at], way)
+                for places in alike.values()
+                for at in sorted({places[0], places[-1]})
                 for way in WAYS
-                if _says_something(what.split()[0], way)
+                if _says_something(done[at].split()[0], way)
             ]
         random.Random(seed).shuffle(self._operations)
         self.full = len(self._operations)
