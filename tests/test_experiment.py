@@ -456,6 +456,8 @@ def test_a_checkpoint_of_another_network_is_refused(
     [
         ("position", {"epoch": -1}),
         ("position", {"epoch": 99}),
+        ("position", {"epoch": 2}),
+        ("position", {"step": 6}),
         ("position", {"outcome": "won"}),
         ("position", {"sums": {"loss": 1}}),
         ("position", {"__class__": "x"}),

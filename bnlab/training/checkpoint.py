@@ -131,8 +131,11 @@ def _position(task: Task, stored: Mapping[str, Any]) -> Position:
     counts = (there.epoch, there.step)
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError("no such place")
-    if there.epoch > task.config.train.epochs or there.outcome not in (None, "done", "diverged"):
+    last = task.config.train.epochs - (there.outcome is None)  # a run that goes on has epochs left
+    if there.epoch > last or there.step > task.train.steps:
         raise ValueError("no such place")
+    if there.outcome not in (None, "done", "diverged"):
+        raise ValueError("no such outcome")
     Sums(task.model, task.device).start(there.sums)
     return replace(there, seconds=_seconds(there.seconds))
 
