@@ -60,6 +60,21 @@ def shown_lines(text: str) -> str:
     return "\n".join(shown(line, limit=None) for line in text.split("\n"))
 
 
+def shown_json(text: str) -> str:
+    """JSON in which nothing is left to act, and that means the same."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "\n".join(
+        "".join(c if c.isprintable() else _json_escape(c) for c in line)
+        for line in text.split("\n")
+    )
+
+
+def _json_escape(character: str) -> str:
+    pair = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{pair[start : start + 4]}" for start in range(0, len(pair), 4))
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The tail of an unknown-name message: the nearest known name, if one is near, and all of them.
 

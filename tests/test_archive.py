@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import lzma
@@ -181,6 +182,18 @@ def test_a_damaged_archive_is_named_and_the_rest_is_read(tmp_path: Path, how: st
     assert ["not a whole archive" in remark.what for remark in found.remarks] == [True]
 
 
+def test_an_archive_of_gzip_is_read_and_one_that_is_damaged_is_named(tmp_path: Path) -> None:
+    pack([made(tmp_path / "runs", seeds=1)], tmp_path / "x.tar.xz")
+    data = bytearray(gzip.compress(lzma.decompress((tmp_path / "x.tar.xz").read_bytes())))
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(data)
+    assert len(find_runs([path]).runs) == 2
+    for place in range(12, len(data), 97):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x5A]) + data[place + 1 :])
+        with pytest.raises(BnlabError, match="not a whole archive"):
+            find_runs([path])
+
+
 def hostile(path: Path, members: Mapping[str, bytes | str]) -> None:
     """An archive of these members; a text is the target of a link."""
     with tarfile.open(path, "w:xz") as archive:
@@ -213,6 +226,21 @@ def test_an_archive_that_grows_without_bound_is_not_read(
     with pytest.raises(BnlabError, match="holds over 10,000 bytes"):
         find_runs([path])
     assert lzma.decompress(path.read_bytes())
+
+
+@pytest.mark.parametrize("headers", [{}, {"comment": "x" * 300_000}])
+def test_an_archive_of_headers_without_bound_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 200_000)
+    path = tmp_path / "x.tar.xz"
+    with tarfile.open(path, "w:xz", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(200):
+            member = tarfile.TarInfo(f"{number}")
+            member.pax_headers = headers
+            archive.addfile(member)
+    with pytest.raises(BnlabError, match="holds over 200,000 bytes"):
+        find_runs([path])
 
 
 def test_every_command_that_takes_runs_takes_archives(tmp_path: Path) -> None:

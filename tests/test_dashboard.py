@@ -4,10 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from typer.testing import CliRunner
 
+from bnlab.cli import app
 from bnlab.errors import ConfigError
 from bnlab.records import RunDir
 from bnlab.report.dashboard import link_runs, run_names, serve
@@ -93,6 +95,35 @@ def test_a_signal_takes_the_server_and_its_folder_along(tmp_path: Path, number: 
     assert list(tmp_path.glob("bnlab-*")) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_the_dashboard_is_for_this_machine_alone_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    class Popen:
+        def __init__(self, command: list[str]) -> None:
+            started.append(command)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def wait(self, _seconds: float) -> int:
+            return 0
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    for more in ([], ["--host", "0.0.0.0"]):  # noqa: S104 - as somebody may ask for
+        CliRunner().invoke(app, ["tensorboard", str(tmp_path), *more], catch_exceptions=False)
+    hosts = [command[command.index("--host") + 1] for command in started]
+    assert hosts == ["localhost", "0.0.0.0"]  # noqa: S104
+    assert not any("--bind_all" in command for command in started)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -383,6 +383,14 @@ def test_a_gpu_has_four_runs_at_once_or_as_many_as_there_are_cores(
         assert share_cores(None, "cuda", None) == shared
 
 
+def test_a_log_that_cannot_be_deleted_ends_no_study(
+    tmp_path: Path, tiny_config: MakeConfig, execute: Execute
+) -> None:
+    (tmp_path / "logs").write_text("no folder")
+    one = [cell(tiny_config("train.epochs=1"), tmp_path / "a")]
+    assert next(execute("inline", one, jobs=1)).ending in FINISHED
+
+
 def test_every_file_in_the_folder_is_an_executor() -> None:
     folder = Path(threads.__file__).parent
     assert set(EXECUTORS) == {path.stem for path in folder.glob("[!_]*.py")}

@@ -451,6 +451,54 @@ def test_a_checkpoint_of_another_network_is_refused(
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("position", {"epoch": -1}),
+        ("position", {"epoch": 99}),
+        ("position", {"epoch": 2}),
+        ("position", {"step": 6}),
+        ("position", {"outcome": "won"}),
+        ("position", {"sums": {"loss": 1}}),
+        ("position", {"__class__": "x"}),
+        ("position", None),
+        ("wall_seconds", "long"),
+        ("config_hash", None),
+        ("optimizer", {"state": {0: {"momentum_buffer": torch.zeros(2)}}}),
+        ("optimizer", {"param_groups": [{"params": []}]}),
+        ("model", [1]),
+    ],
+)
+def test_a_checkpoint_that_somebody_has_changed_is_refused_in_words(
+    tmp_path: Path, tiny_config: MakeConfig, part: str, changes: Any
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    state = read_checkpoint(RunDir(root))
+    changed = {**state[part], **changes} if isinstance(changes, dict) else changes
+    RunDir(root).write_checkpoint(packed({**state, part: changed}))
+    with pytest.raises(RefusedError, match=r"does not fit|another run"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+
+
+def test_a_checkpoint_that_is_a_program_is_refused_and_not_run(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    class Program:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    root = tmp_path / "run"
+    with pytest.raises(StopRequestedError):
+        run_experiment(tiny_config(), root, watcher=StopAt(1, 2))
+    state = read_checkpoint(RunDir(root))
+    RunDir(root).write_checkpoint(packed({**state, "wall_seconds": Program()}))
+    with pytest.raises(RefusedError, match="not a checkpoint"):
+        run_experiment(tiny_config(), root, RunOptions(resume="auto"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_resume_must_demands_a_run(tmp_path: Path, tiny_config: MakeConfig) -> None:
     with pytest.raises(RefusedError, match="no run here"):
         run_experiment(tiny_config(), run_path(tmp_path, tiny_config()), RunOptions(resume="must"))

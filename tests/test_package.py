@@ -48,6 +48,10 @@ def test_the_source_archive_holds_the_sources_and_no_runs(built: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert SOURCES | BESIDE <= tops <= SOURCES | BESIDE | {".gitignore"}
     assert files_of("tests", ".py", ".json") <= set(names)
+    if (CHECKOUT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        known = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+        assert set(names) - {"PKG-INFO"} <= set(known.stdout.splitlines())
 
 
 def test_an_installed_wheel_trains_compares_and_judges_without_the_checkout(

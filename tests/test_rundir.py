@@ -83,6 +83,14 @@ def test_keeping_metrics_drops_the_epochs_that_will_be_trained_again(tmp_path: P
     assert run_dir.metrics.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
 
 
+def test_keeping_no_metrics_drops_a_first_line_that_was_cut_off(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.metrics.write_text('{"epoch": 1, "tra')
+    run_dir.keep_metrics(0)
+    run_dir.append_metrics({"epoch": 1})
+    assert raw_metrics(run_dir) == [{"epoch": 1}]
+
+
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     run_dir = created(tmp_path / "s0")
     run_dir.run.write_text('{"schema_version": 99, "status": "done"}')
@@ -125,6 +133,23 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_other(
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_line_that_the_disk_does_not_take_leaves_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.append_metrics({"epoch": 1})
+
+    def fails(_handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(StorageError, match="cannot be written"):
+            run_dir.append_metrics({"epoch": 2})
+    run_dir.append_metrics({"epoch": 2})
+    assert raw_metrics(run_dir) == [{"epoch": 1}, {"epoch": 2}]
 
 
 def test_a_path_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ from rich.console import Console
 
 from bnlab.analysis import Options, compare
 from bnlab.analysis.runs import load_runs
-from bnlab.errors import shown_lines
-from bnlab.report import write_report
+from bnlab.errors import shown_json, shown_lines
+from bnlab.report import to_json, write_report
 from bnlab.report.blocks import Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.events import write_events
 from bnlab.report.page import render_html, render_markdown
 from bnlab.report.plots.canvas import make_axes, svg
 from bnlab.report.safe import cell, folder_name, identifier, markdown
-from bnlab.report.terminal import print_sections
+from bnlab.report.terminal import print_sections, stdout_console
 
 MARKUP = '"><img src=x onerror=alert(1)>'
 ATTACKS = (
@@ -91,6 +91,16 @@ def test_a_terminal_gets_no_escape_sequence_by_way_of_a_warning_or_an_error() ->
     assert done.stderr == ("bnlab: \\x1b[31mred: damaged\nbnlab: \\x1b]0;title\\x07: unreadable\n")
 
 
+@pytest.mark.parametrize(
+    ("columns", "width"), [("80", 80), ("x", 120), ("0", 120), ("-5", 120), ("9" * 30, 10_000)]
+)
+def test_a_width_that_is_no_number_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert stdout_console().width == width
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_figure_with_such_names_is_xml_and_shows_them(attack: str) -> None:
     def draw() -> Figure:
@@ -140,6 +150,26 @@ def test_names_of_files_are_safe_short_and_apart(one: str, other: str) -> None:
         assert 0 < len(name(one)) <= 100
         assert not name(one).startswith(".")
         assert (name(one) == name(other)) == (one == other)
+
+
+@given(st.text())
+def test_json_for_a_terminal_means_the_same_and_shows_all(text: str) -> None:
+    for ascii_only in (True, False):
+        safe = shown_json(json.dumps({text: [text]}, indent=1, ensure_ascii=ascii_only))
+        assert json.loads(safe) == {text: [text]}
+        assert shown_lines(safe) == safe
+
+
+def test_json_of_a_comparison_stays_json_whatever_a_run_is_called(tmp_path: Path) -> None:
+    device = "\x9b31m \x7f\xa0\u2028\u202e\U000e0001 批"
+    for seed in (0, 1):
+        for norm in ("batch", "none"):
+            sets = {"model.norm.name": norm}
+            make_run(tmp_path, seed=seed, sets=sets, run={"device": device})
+    runs, remarks = load_runs([tmp_path])
+    text = to_json(compare(runs, Options(), remarks))
+    assert shown_lines(text) == text
+    assert {run["device"] for run in json.loads(text)["runs"]} == {device}
 
 
 def test_formulas_reach_csv_as_text(tmp_path: Path) -> None:

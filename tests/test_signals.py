@@ -59,6 +59,21 @@ def test_a_signal_before_and_after_training_has_its_exit_code(
 
 
 @SIGNALS
+def test_a_signal_while_the_command_line_is_loaded_has_its_exit_code(
+    number: int, code: int
+) -> None:
+    script = (
+        "import os, sys\nclass AtImport:\n def find_spec(self, name, path, target=None):\n"
+        f"  if name == 'typer': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, AtImport())\nfrom bnlab.__main__ import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+@SIGNALS
 def test_a_signal_while_images_are_read_ends_the_reading(
     number: int, code: int, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
-from bnlab.errors import shown_lines
+from bnlab.errors import shown_json, shown_lines
 
 if TYPE_CHECKING:
     from bnlab.report.blocks import Section
@@ -106,7 +106,7 @@ def print_parts(*parts: str) -> None:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
-    print_line(json.dumps(data, indent=2))
+    print_line(shown_json(json.dumps(data, indent=2)))
 
 
 def print_sections(sections: "Sequence[Section]") -> None:

@@ -5,15 +5,18 @@ Its bytes depend on the runs alone. A file whose content stands in an earlier on
 thousand runs) is a hard link to that, so ordinary tools unpack it to what was packed.
 """
 
+import gzip
 import hashlib
 import io
 import lzma
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO, cast
 
 from bnlab.errors import BnlabError, RefusedError
 from bnlab.records import files
@@ -24,6 +27,9 @@ SUFFIXES = (".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar")
 
 MAX_BYTES = 2**31
 """Most that an archive may hold: a few hundred thousand runs. More is an attack or a mistake."""
+
+MEMBER_BYTES = 1000
+"""What a member counts for beside its content."""
 
 
 def is_archive(path: Path) -> bool:
@@ -47,22 +53,52 @@ def read_archive(path: Path) -> Mapping[str, bytes]:
 @lru_cache(maxsize=8)
 def _read(path: Path, _changed: int, _size: int) -> Mapping[str, bytes]:
     contents: dict[str, bytes] = {}
-    left = MAX_BYTES
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                # A link means an earlier member; nothing else outside the archive can be named.
-                if member.islnk() and member.linkname in contents:
-                    contents[member.name] = contents[member.linkname]
-                elif member.isreg():
-                    left -= member.size
-                    file = archive.extractfile(member) if left >= 0 else None
-                    if file is None:
-                        raise BnlabError(f"{path}: holds over {MAX_BYTES:,} bytes; not read")
-                    contents[member.name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, ValueError) as error:
+        with _decompressed(path) as file:
+            stream = _Bounded(file, path)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                while member := archive.next():
+                    # It would keep them all.
+                    archive.members.clear()  # type: ignore[attr-defined]
+                    stream.charge(MEMBER_BYTES)
+                    # A link means an earlier member; nothing outside the archive can be named.
+                    if member.islnk() and member.linkname in contents:
+                        contents[member.name] = contents[member.linkname]
+                    elif member.isreg() and (content := archive.extractfile(member)):
+                        contents[member.name] = content.read()
+            while stream.read(2**20):  # to the end, where its checksum stands
+                pass
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error, ValueError) as error:
         raise BnlabError(f"{path}: not a whole archive of runs: {error}") from None
     return MappingProxyType(contents)
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if magic.startswith(b"\xfd7zXZ"):
+        return cast("BinaryIO", lzma.open(path))
+    if magic.startswith(b"\x1f\x8b"):
+        return cast("BinaryIO", gzip.open(path))
+    return path.open("rb")
+
+
+class _Bounded(io.RawIOBase):
+    """What comes of a small file may be without end: contents, headers, or members alone."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path, self._left = file, path, MAX_BYTES
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self.charge(len(data))
+        return data
+
+    def charge(self, size: int) -> None:
+        """Count bytes, those that an entry takes in memory included."""
+        self._left -= size
+        if self._left < 0:
+            raise BnlabError(f"{self._path}: holds over {MAX_BYTES:,} bytes; not read")
 
 
 def runs_in(path: Path) -> list[RunFiles]:

@@ -165,7 +165,7 @@ class RunDir:
                 f"up to it has one line here; delete {self.checkpoint.parent} to train this run "
                 "from its start"
             )
-        if records:
+        if self.metrics.exists():  # without records too: the first line may be cut off
             write_text(self.metrics, "".join(to_json(record) + "\n" for record in kept))
 
     def write_checkpoint(self, data: bytes) -> None:

@@ -51,12 +51,18 @@ def append_line(path: Path, line: str) -> None:
     """Add a line to a file and have it on the disk before returning.
 
     Raises:
-        StorageError: If the disk takes no more.
+        StorageError: If the disk takes no more; the file is then as before.
     """
-    with storage(path), path.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    # Without a buffer, which would be written again as the file is closed, behind what is cut off.
+    with storage(path), path.open("ab", buffering=0) as file:
+        end, rest = file.seek(0, os.SEEK_END), memoryview(f"{line}\n".encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 _FREE_SPACE = "free some space, then go on with --resume auto"

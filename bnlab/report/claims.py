@@ -18,6 +18,7 @@ from bnlab.claims import (
     show_limits,
     show_smallest,
 )
+from bnlab.errors import shown_json
 from bnlab.records import StorageError, write_text
 from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
@@ -63,7 +64,8 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
         "claims.html": render_html(TITLE, sections, drawings, beside),
         **{f"{name}.svg": drawing for name, drawing in drawings.items()},
         "claims.md": render_markdown(TITLE, sections),
-        "claims.json": json.dumps(as_data(list(findings)), indent=2, allow_nan=False) + "\n",
+        "claims.json": shown_json(json.dumps(as_data(list(findings)), indent=2, allow_nan=False))
+        + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from bnlab.analysis import Comparison, Response, Run
 from bnlab.analysis.audit import Audited, audit_as_data
 from bnlab.analysis.choose import Choice
-from bnlab.errors import ConfigError
+from bnlab.errors import ConfigError, shown_json
 from bnlab.report.safe import cell
 
 SCHEMA_VERSION = 1
@@ -41,7 +41,8 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
 
 def to_json(comparison: Comparison) -> str:
     """report.json."""
-    return json.dumps(to_data(comparison), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(to_data(comparison), indent=1, allow_nan=False, ensure_ascii=False)
+    return shown_json(text) + "\n"
 
 
 def _response(response: Response) -> dict[str, Any]:

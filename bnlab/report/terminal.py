@@ -32,7 +32,9 @@ def stdout_console() -> Console:
     if not console.is_terminal:
         import os
 
-        console = _Stdout(highlight=False, width=int(os.environ.get("COLUMNS", PIPED)))
+        wished = os.environ.get("COLUMNS", "")
+        width = int(wished) if wished.isascii() and wished.isdigit() else 0
+        console = _Stdout(highlight=False, width=min(width, 10_000) or PIPED)
     return console
 
 

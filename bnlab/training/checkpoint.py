@@ -1,20 +1,23 @@
 """The state that a run resumes from: torch's format inside a run directory's safe file."""
 
 import io
-import pickle
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from bnlab.errors import RefusedError
+from bnlab.errors import RefusedError, shown
 from bnlab.records import RunDir
 from bnlab.training.lane import alone, wait_for
-from bnlab.training.loop import Task
+from bnlab.training.loop import Position, Sums, Task
 
-PARTS = frozenset({"model", "optimizer", "position", "precision", "wall_seconds"})
+PARTS = frozenset({"config_hash", "model", "optimizer", "position", "precision", "wall_seconds"})
 """What a resume needs of a checkpoint."""
+
+NOT_OF_THE_CONFIG = frozenset({"params", "lr", "foreach", "capturable", "differentiable", "fused"})
+"""What a group of an optimizer's parameters holds beside its settings; the rate is set anew."""
 
 
 def packed(state: Mapping[str, Any]) -> bytes:
@@ -33,9 +36,11 @@ def read_checkpoint(run_dir: RunDir) -> dict[str, Any]:
     data = run_dir.read_checkpoint()
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the file may be anybody's
         raise RefusedError(
-            f"{run_dir.checkpoint}: not a checkpoint of this bnlab: {str(error).splitlines()[0]}"
+            f"{run_dir.checkpoint}: not a checkpoint of this bnlab: {first_line(error)}"
         ) from None
     if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise RefusedError(f"{run_dir.checkpoint}: not a checkpoint of bnlab")
@@ -87,13 +92,55 @@ def load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
         )
     try:
         task.model.load_state_dict(state["model"])
-        task.optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        _load_optimizer(task.optimizer, state["optimizer"])
+        for name, value in vars(_position(task, state["position"])).items():
+            setattr(task.position, name, value)
+        run["wall_seconds"] = _seconds(state["wall_seconds"])
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
         raise RefusedError(
             f"{run_dir.checkpoint}: does not fit this bnlab's network and optimizer "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); delete "
+            f"({type(error).__name__}: {first_line(error)}); delete "
             f"{run_dir.checkpoint.parent} to train this run from its start"
         ) from None
-    for name, value in state["position"].items():
-        setattr(task.position, name, value)
-    run["wall_seconds"] = state["wall_seconds"]
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, or its name where it says nothing."""
+    return shown(str(error).partition("\n")[0], limit=300) or type(error).__name__
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Load its state, and refuse what would fail, or compute something else, in the next step."""
+    settings = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(stored)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        if other := [key for key in own.keys() - NOT_OF_THE_CONFIG if group[key] != own[key]]:
+            raise ValueError(f"other {', '.join(sorted(other))}")
+    if len({frozenset(entry) for entry in optimizer.state.values() if entry}) > 1:
+        raise ValueError("state is missing")
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value is not None and value.numel() != 1 and value.shape != parameter.shape:
+                raise ValueError(f"{name} of another shape")
+
+
+def _position(task: Task, stored: Mapping[str, Any]) -> Position:
+    there = Position(**stored)
+    counts = (there.epoch, there.step)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("no such place")
+    last = task.config.train.epochs - (there.outcome is None)  # a run that goes on has epochs left
+    if there.epoch > last or there.step > task.train.steps:
+        raise ValueError("no such place")
+    if there.outcome not in (None, "done", "diverged"):
+        raise ValueError("no such outcome")
+    Sums(task.model, task.device).start(there.sums)
+    return replace(there, seconds=_seconds(there.seconds))
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError("no such time")
+    return float(value)

@@ -7,7 +7,7 @@ from bnlab.config import Config, ModelConfig
 from bnlab.errors import RefusedError
 from bnlab.records import RunDir, read_config, read_facts
 from bnlab.training.batches import Normalize, fit_normalize
-from bnlab.training.checkpoint import read_checkpoint
+from bnlab.training.checkpoint import first_line, read_checkpoint
 from bnlab.training.models import build_model
 
 FITTED = ("minmax", "zscore")
@@ -76,9 +76,9 @@ def load_network(run_dir: RunDir, *, trust: bool = False) -> TrainedNetwork:
     )
     try:
         network.load_state_dict(state["model"])
-    except (KeyError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - the file may be anybody's
         raise RefusedError(
-            f"{run_dir.checkpoint}: does not fit this bnlab's network: {str(error).splitlines()[0]}"
+            f"{run_dir.checkpoint}: does not fit this bnlab's network: {first_line(error)}"
         ) from None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainedNetwork(network, _normalization(run_dir, config, state), classes).eval()

@@ -159,7 +159,8 @@ def outcome_of(cell: Cell, reply: workers.Reply, options: ExecutorOptions) -> Ou
         return Outcome(cell, "failed", reply.error)
     ending: Ending = "stopped" if reply.answer is None else reply.answer["ending"]
     if ending != "taken":
-        log_path(options.logs, cell).unlink(missing_ok=True)
+        with suppress(OSError):  # as below
+            log_path(options.logs, cell).unlink(missing_ok=True)
     return Outcome(cell, ending)
 
 
