@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnlab.api import (
         compare,
+        evaluate,
         judge,
         load_config,
         load_model,
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["compare", "judge", "load_config", "load_model", "load_run", "load_runs", "train"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "judge",
+    "load_config",
+    "load_model",
+    "load_run",
+    "load_runs",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,93 @@
+"""What a run has trained: `evaluate` it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bnlab.cli.options import AsJson, Device
+from bnlab.cli.output import print_json, print_line, print_sections, remark
+
+app = typer.Typer()
+
+RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python file that makes the run's network (model.file)."),
+]
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Other images, as in dataset.name=folder, dataset.root=FOLDER, "
+            "dataset.test_size=1000.",
+        ),
+    ] = None,
+    statistics: Annotated[
+        Literal["running", "population", "batch"],
+        typer.Option(
+            help="Batch norm's: as the run left them, of training images anew, or of each batch."
+        ),
+    ] = "running",
+    split: Annotated[
+        Literal["test", "val", "train"], typer.Option(help="Which images; none are augmented.")
+    ] = "test",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a batch.", show_default="the run's")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "tf32", "bf16"] | None, typer.Option(show_default="the run's")
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Test a run's network anew: on other images, or by other statistics. Nothing is written."""
+    from bnlab.cli.console import loading_progress
+    from bnlab.records import RunDir, find_run
+    from bnlab.report.blocks import Column, Section, Table
+    from bnlab.training.evaluation import evaluate_run
+
+    with loading_progress() as progress:
+        found = evaluate_run(
+            RunDir(find_run(run).root),
+            sets=sets or (),
+            statistics=statistics,
+            split=split,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            trust=trust,
+            progress=progress,
+        )
+    for note in found.notes:
+        remark(note)
+    if as_json:
+        print_json(found.as_data())
+        return
+    by = f"{found.statistics} statistics"
+    if found.statistics == "batch":
+        by += f" of {found.batch_size} images each"
+    elif found.statistics_images is not None:
+        by += f" of {found.statistics_images:,} training images"
+    print_line(
+        f"{found.split} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}: {found.images:,} "
+        f"images of {found.dataset}, by {by}, {found.precision} on {found.device}"
+    )
+    columns = (Column("class", numeric=False), Column("accuracy"), Column("images"))
+    rows = tuple(
+        (
+            name,
+            "" if score.accuracy is None else f"{score.accuracy:.2%}",
+            f"{score.images:,}",
+        )
+        for name, score in found.classes.items()
+    )
+    print_sections([Section("classes", found.run, (Table("", columns, rows),))])
