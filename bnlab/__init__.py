@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from bnlab.api import (
         compare,
         evaluate,
+        export,
         judge,
         load_config,
         load_model,

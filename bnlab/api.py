@@ -14,6 +14,7 @@ from bnlab.records import RunDir, find_run, run_path
 
 if TYPE_CHECKING:
     from bnlab.training.evaluation import Evaluation, PrecisionName, SplitName, Statistics
+    from bnlab.training.export import Exported, Format
     from bnlab.training.trained import TrainedNetwork
 
 PathLike: TypeAlias = str | Path
@@ -136,6 +137,39 @@ def evaluate(
         precision=precision,
         trust=trust,
     )
+
+
+def export(
+    run: Run | PathLike,
+    path: PathLike,
+    *,
+    format: "Format" = "state",  # noqa: A002 - as the flag is called
+    fold: bool = True,
+    trust: bool = False,
+) -> "Exported":
+    """Write a run's network, in eval mode and fp32, into one file.
+
+    Args:
+        run: A run, or its directory.
+        path: The file, which must not exist.
+        format: `state` is for `torch.load(path, weights_only=True)`: a dictionary of `header`
+            (network, classes, normalization of the inputs, ...) and `state_dict`. `torch` (for
+            `torch.export.load`) and `onnx` hold the computation from uint8 images to logits.
+        fold: Make batch norms part of the convolutions and linear layers right in front of them.
+        trust: As for `load_model`.
+
+    Returns:
+        `foldings` (what became of each normalizer), `difference`, `header`, `size`.
+
+    Raises:
+        ConfigError: If the format needs packages that are not there.
+        RefusedError: If the file exists, the run has no checkpoint that fits or is not trusted,
+            the network cannot be exported so, or folding would change what it computes.
+        BnlabError: If the disk takes no more.
+    """
+    from bnlab.training.export import export_run
+
+    return export_run(_run_dir(run), Path(path), format=format, folded=fold, trust=trust)
 
 
 def _run_dir(run: Run | PathLike) -> RunDir:

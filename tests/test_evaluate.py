@@ -223,6 +223,6 @@ def test_one_image_has_no_statistics(run: Run) -> None:
 def test_a_network_that_is_not_finite_is_told_without_nan(trained: Callable[..., Run]) -> None:
     run = trained("optim.lr=1e30", "model.norm=none")
     done = command(run.root, "--json")
-    told = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(name))
+    told = json.loads(done.stdout, parse_constant=pytest.fail)
     assert told["loss"] is None
     assert "the run is diverged" in told["notes"]

@@ -1,4 +1,4 @@
-"""What a run has trained: `evaluate` it."""
+"""What a run has trained: `evaluate` it, `export` it."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -91,3 +91,44 @@ def evaluate(
         for name, score in found.classes.items()
     )
     print_sections([Section("classes", found.run, (Table("", columns, rows),))])
+
+
+@app.command()
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    kind: Annotated[
+        Literal["state", "torch", "onnx"],
+        typer.Option(
+            "--format",
+            help="Weights and a header for torch.load; or the whole computation from uint8 images "
+            "to logits, by torch.export.save or as ONNX.",
+        ),
+    ] = "state",
+    fold: Annotated[
+        bool,
+        typer.Option(help="Make batch norms part of the layers right in front of them."),
+    ] = True,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's network into one file, batch norms folded into the layers before them."""
+    from bnlab.records import RunDir, find_run
+    from bnlab.report.blocks import Column, Section, Table
+    from bnlab.training.export import export_run
+
+    made = export_run(RunDir(find_run(run).root), out, format=kind, folded=fold, trust=trust)
+    if as_json:
+        print_json(made.as_data())
+        return
+    if made.foldings:
+        columns = tuple(Column(name, numeric=False) for name in ("norm", "kind", "what"))
+        rows = tuple(
+            (one.norm, one.kind, f"folded into {one.into}" if one.into else f"stays: {one.why}")
+            for one in made.foldings
+        )
+        note = (
+            f"largest difference to a logit of random images: {made.difference:.1e} of the largest"
+        )
+        print_sections([Section("norms", "Normalizers", (Table("", columns, rows, (note,)),))])
+    print_line(f"{made.path}: {made.format}, {made.size:,} bytes")
