@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "compare",
     "evaluate",
+    "export",
     "judge",
     "load_config",
     "load_model",

@@ -85,7 +85,7 @@ def fold(model: nn.Module, in_shape: tuple[int, ...]) -> tuple[nn.Module, tuple[
         front = found.get(name)
         why = untraced or "what is in front of it is not known"
         if front is not None:
-            why = _obstacle(front, norm, calls)
+            why = next(_obstacles(front, norm, calls), "")
         if front is not None and not why:
             _merge(front[1], *_scale_and_shift(norm))
             _drop(network, name)
@@ -163,27 +163,26 @@ def _laid_out(name: str, module: nn.Module) -> Iterator[Front]:
         yield from _laid_out(f"{name}.{part}".lstrip("."), child)
 
 
-def _obstacle(front: Front, norm: nn.Module, calls: Counter[Any]) -> str:
-    """Why a normalizer stays; "" if it need not."""
+def _obstacles(front: Front, norm: nn.Module, calls: Counter[Any]) -> Iterator[str]:
+    """Why a normalizer stays; once there is a reason, nothing else is asked."""
     name, layer = front[0], cast("Any", front[1])
-    if type(norm) not in (*_OF_TORCH, *_RUNNING, Affine):
-        return "not known to be a scale and a shift per channel in eval mode"
     mean = getattr(norm, "running_mean", None)
+    if type(norm) not in (*_OF_TORCH, *_RUNNING, Affine):
+        yield "not known to be a scale and a shift per channel in eval mode"
     if type(norm) in _OF_TORCH and mean is None:
-        return "it keeps no running statistics"
+        yield "it keeps no running statistics"
     if getattr(norm, "use_global_stats", None) is False:
-        return "it takes the batch's own statistics, in eval mode too"
+        yield "it takes the batch's own statistics, in eval mode too"
     if mean is not None and mean.ndim > 1:
-        return "it has statistics for each position"
+        yield "it has statistics for each position"
     if type(layer) not in _LAYERS:
         kind = "" if isinstance(layer, nn.Identity) else f" ({type(layer).__name__})"
         before = f", but {name}{kind}" if name else ""
-        return f"no convolution or linear layer right in front of it{before}"
+        yield f"no convolution or linear layer right in front of it{before}"
     if max(calls[layer], calls[norm]) > 1 or parametrize.is_parametrized(layer):
-        return f"{name} or it is used in more than one place, or parametrized"
+        yield f"{name} or it is used in more than one place, or parametrized"
     if _scale_and_shift(norm)[0].numel() not in (1, len(layer.weight)):
-        return f"its channels are not those of {name}"
-    return ""
+        yield f"its channels are not those of {name}"
 
 
 def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
