@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
 from conftest import TINY, MakeConfig
 from made_runs import make_run
 from PIL import Image
 from test_model_file import SOURCE
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import bnlab
 from bnlab.analysis import Run

@@ -1,6 +1,7 @@
 """A run's network as one file, and its normalizers as part of other layers."""
 
 import errno
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -9,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from conftest import TINY
 from made_runs import make_run
 from test_model_file import SOURCE
 from test_networks import COMBINATIONS, network
 from torch import Tensor, nn
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import bnlab
 from bnlab.analysis import Run
@@ -320,9 +320,26 @@ def test_a_folding_that_changes_the_outputs_is_refused(
 def test_onnx_without_its_packages_names_them(
     trained: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match="pip install onnx onnxscript"):
         bnlab.export(trained(), tmp_path / "x.onnx", format="onnx")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_gives_the_run_s_logits_and_prints_nothing_else(
+    trained: Callable[..., Run], tmp_path: Path, name: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run = trained(*NETWORKS[name])
+    done = command(run.root, "-o", tmp_path / "x.onnx", "--format", "onnx", "--json")
+    assert json.loads(done.stdout)["format"] == "onnx"
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    with torch.no_grad():
+        for images in (PIXELS, PIXELS[:1]):
+            (found,) = session.run(None, {"images": images.numpy()})
+            expected = bnlab.load_model(run)(images)
+            torch.testing.assert_close(torch.tensor(found), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_torch_cannot_export_says_so(

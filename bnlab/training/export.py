@@ -182,23 +182,31 @@ def _exported(network: nn.Module, images: torch.Tensor) -> torch.export.Exported
             )
             torch.testing.assert_close(program.module()(images[:3]), network(images[:3]))
     except Exception as error:
-        raise RefusedError(
-            f"torch.export cannot take this network: {type(error).__name__}: "
-            f"{str(error).strip().partition(chr(10))[0]}; use --format state"
-        ) from error
+        raise _cannot("torch.export", error) from error
     return program
 
 
-def _onnx(network: TrainedNetwork, header: Mapping[str, Any], images: torch.Tensor) -> bytes:
-    program = torch.onnx.export(
-        _exported(network, images), input_names=["images"], output_names=["logits"], dynamo=True
+def _cannot(what: str, error: Exception) -> RefusedError:
+    said = str(error).strip().partition("\n")[0]
+    return RefusedError(
+        f"{what} cannot take this network: {type(error).__name__}: {said}; use --format state"
     )
-    assert program is not None
-    model: Any = program.model_proto
-    for key, value in header.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, json.dumps(value)
-    data: bytes = model.SerializeToString()
+
+
+def _onnx(network: TrainedNetwork, header: Mapping[str, Any], images: torch.Tensor) -> bytes:
+    exported = _exported(network, images)
+    names: Any = {"input_names": ["images"], "output_names": ["logits"]}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(exported, **names, dynamo=True, verbose=False)
+        assert program is not None
+        model: Any = program.model_proto
+        for key, value in header.items():
+            model.metadata_props.add(key=key, value=json.dumps(value))
+        data: bytes = model.SerializeToString()
+    except Exception as error:
+        raise _cannot("torch.onnx", error) from error
     return data
 
 
