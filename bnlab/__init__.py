@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnlab.api import (
         compare,
+        evaluate,
+        export,
         judge,
         load_config,
         load_model,
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["compare", "judge", "load_config", "load_model", "load_run", "load_runs", "train"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "export",
+    "judge",
+    "load_config",
+    "load_model",
+    "load_run",
+    "load_runs",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

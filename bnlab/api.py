@@ -13,6 +13,8 @@ from bnlab.errors import ConfigError
 from bnlab.records import RunDir, find_run, run_path
 
 if TYPE_CHECKING:
+    from bnlab.training.evaluation import Evaluation, PrecisionName, SplitName, Statistics
+    from bnlab.training.export import Exported, Format
     from bnlab.training.trained import TrainedNetwork
 
 PathLike: TypeAlias = str | Path
@@ -87,8 +89,91 @@ def load_model(run: Run | PathLike, *, trust: bool = False) -> "TrainedNetwork":
     """
     from bnlab.training.trained import load_network
 
-    root = run.root if isinstance(run, Run) else find_run(Path(run)).root
-    return load_network(RunDir(root), trust=trust)
+    return load_network(_run_dir(run), trust=trust)
+
+
+def evaluate(
+    run: Run | PathLike,
+    *,
+    set: Sequence[str] = (),  # noqa: A002 - as the flag is called
+    statistics: "Statistics" = "running",
+    split: "SplitName" = "test",
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: "PrecisionName | None" = None,
+    trust: bool = False,
+) -> "Evaluation":
+    """Test a run's network anew, on images that are not augmented. Nothing is written.
+
+    Args:
+        run: A run, or its directory.
+        set: Other images, `"dataset.name=folder"`; or more or fewer, `"dataset.test_size=1000"`.
+            They are normalized as the run's were.
+        statistics: Batch norm's: `running` as the run left them, `population` of up to 10,000
+            training images, `batch` of each batch.
+        split: `test`, `val` or `train`.
+        batch_size: Images a batch; by default as in the run.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: By default that of the run's configuration.
+        trust: As for `load_model`.
+
+    Returns:
+        `accuracy`, `loss`, `images`, `classes` (of each its `images` and `accuracy`), `notes`.
+
+    Raises:
+        ConfigError: If the images do not fit the network, or the network the statistics.
+        DataError: If the images are missing, damaged or fewer than asked for.
+        RefusedError: If the run has no checkpoint that fits, or is not trusted.
+    """
+    from bnlab.training.evaluation import evaluate_run
+
+    return evaluate_run(
+        _run_dir(run),
+        sets=set,
+        statistics=statistics,
+        split=split,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        trust=trust,
+    )
+
+
+def export(
+    run: Run | PathLike,
+    path: PathLike,
+    *,
+    format: "Format" = "state",  # noqa: A002 - as the flag is called
+    fold: bool = True,
+    trust: bool = False,
+) -> "Exported":
+    """Write a run's network, in eval mode and fp32, into one file.
+
+    Args:
+        run: A run, or its directory.
+        path: The file, which must not exist.
+        format: `state` is for `torch.load(path, weights_only=True)`: a dictionary of `header`
+            (network, classes, normalization of the inputs, ...) and `state_dict`. `torch` (for
+            `torch.export.load`) and `onnx` hold the computation from uint8 images to logits.
+        fold: Make batch norms part of the convolutions and linear layers right in front of them.
+        trust: As for `load_model`.
+
+    Returns:
+        `foldings` (what became of each normalizer), `difference`, `header`, `size`.
+
+    Raises:
+        ConfigError: If the format needs packages that are not there.
+        RefusedError: If the file exists, the run has no checkpoint that fits or is not trusted,
+            the network cannot be exported so, or folding would change what it computes.
+        BnlabError: If the disk takes no more.
+    """
+    from bnlab.training.export import export_run
+
+    return export_run(_run_dir(run), Path(path), format=format, folded=fold, trust=trust)
+
+
+def _run_dir(run: Run | PathLike) -> RunDir:
+    return RunDir(run.root if isinstance(run, Run) else find_run(Path(run)).root)
 
 
 def compare(runs: Sequence[Run], **options: Any) -> Comparison:

@@ -29,8 +29,11 @@ TRACELESS = frozenset(
     f"{TRAINING}.{name}"
     for name in (
         "crew",
+        "evaluation",
         "experiment",
+        "export",
         "fingerprint",
+        "folding",
         "lane",
         "probes",
         "provenance",

@@ -41,9 +41,13 @@ class TrainedNetwork(nn.Module):
         Returns:
             float32, (N, classes).
         """
-        normalize = Normalize(self.scale, self.shift, self._per_image)
-        logits: Tensor = self.network(normalize.apply(images))
+        logits: Tensor = self.network(self.normalize.apply(images))
         return logits
+
+    @property
+    def normalize(self) -> Normalize:
+        """From pixels to what the network takes."""
+        return Normalize(self.scale, self.shift, self._per_image)
 
 
 def load_network(run_dir: RunDir, *, trust: bool = False) -> TrainedNetwork:

@@ -1,9 +1,9 @@
 """One trained network, tested by several statistics (Wu and Johnson 2021, arXiv:2105.07576)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from bnlab.training.probes import PROBES
 from bnlab.training.probes._base import Sample, eval_mode, loss_and_accuracy
@@ -39,11 +39,11 @@ def statistics(model: nn.Module, sample: Sample) -> dict[str, float]:
         values[f"probe/test_accuracy/{name}"] = accuracy
 
     with eval_mode(model):
-        with _in_training(norms):
+        with in_training(norms):
             measure("as_trained", sample.batch_size)
             with _of_whole_batches(norms):
                 measure("batches_of_128", LARGE_BATCH)
-            average_statistics(model, norms, sample)
+            average_statistics(model, norms, sample.train(sample.batch_size))
         measure("population", 10 * LARGE_BATCH)
     return values
 
@@ -58,12 +58,19 @@ def tracking_norms(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def average_statistics(model: nn.Module, norms: list[nn.Module], sample: Sample) -> None:
-    """Make the running statistics plain averages over batches of training images."""
-    assert sample.train is not None
+def average_statistics(
+    model: nn.Module, norms: list[nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    """Make the running statistics plain averages over batches of training images.
+
+    Args:
+        model: In eval mode.
+        norms: Those of its normalizers that track, in training mode.
+        batches: Images, normalized, and labels.
+    """
     momenta = [norm.momentum for norm in norms]
     try:
-        for number, (images, _labels) in enumerate(sample.train(sample.batch_size), 1):
+        for number, (images, _labels) in enumerate(batches, 1):
             for norm in norms:
                 norm.momentum = 1 / number  # type: ignore[assignment]
             model(images)
@@ -73,7 +80,7 @@ def average_statistics(model: nn.Module, norms: list[nn.Module], sample: Sample)
 
 
 @contextmanager
-def _in_training(norms: list[nn.Module]) -> Iterator[None]:
+def in_training(norms: list[nn.Module]) -> Iterator[None]:
     """Let these normalizers, and nothing else, behave as in training."""
     for norm in norms:
         norm.train()
