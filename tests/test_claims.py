@@ -575,7 +575,7 @@ def test_every_claim_trains_under_smoke_shares_its_runs_and_gets_no_verdict(tmp_
     small_batch = next(one for one in findings if one.claim.name == "small_batch").contrast
     assert dropout is not None
     assert small_batch is not None
-    assert any("gap at one training loss" in d.name for d in dropout.details)
+    assert any("gap that dropout closes" in d.name for d in dropout.details)
     assert any("statistics as trained" in d.name for d in small_batch.details)
     runs, _ = load_runs([tmp_path])
     assert len(runs) == len({(run.hash, run.seed) for run in runs})
