@@ -10,7 +10,7 @@ from bnlab.cli.output import print_json, print_sections, remark
 from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bnlab.doctor import Finding, Subject
     from bnlab.report.blocks import Section
@@ -40,15 +40,19 @@ def doctor(
     For path.py:function, --config and --set say how it is trained and on what.
     """
     subject = _subject(target, config, sets, trust=trust, data=data)
-    from bnlab.doctor import examine, faults, findings_as_data
+    from bnlab.doctor import CHECKS, examine, faults, findings_as_data
 
     findings = examine(subject)
+    remarks = list(subject.remarks)
+    if subject.sample is None:
+        codes = ", ".join(check.code for check in CHECKS if check.images)
+        remarks.append(f"left out without images: {codes}, and what faults cost")
     if as_json:
         told = {"norms": list(subject.norms), "trained": subject.trained}
-        print_json({**told, "findings": findings_as_data(findings), "remarks": subject.remarks})
+        print_json({**told, "findings": findings_as_data(findings), "remarks": remarks})
     else:
         print_sections([_section(target, subject, findings)])
-        for line in subject.remarks:
+        for line in remarks:
             remark(line)
     if strict and faults(findings):
         raise typer.Exit(4)
@@ -82,30 +86,39 @@ def _subject(
         return subject_of_run(files, trust=trust, data=data, progress=progress)
 
 
+SHOWN = 3
+"""Findings of one check and severity that the terminal spells out; JSON has all."""
+
+
 def _section(target: str, subject: "Subject", findings: "Sequence[Finding]") -> "Section":
     from bnlab.doctor import CHECKS
     from bnlab.report.blocks import Block, Bullets, Column, Section, Table, Text
 
-    blocks: list[Block] = []
-    if not subject.norms:
-        blocks.append(Text("No batch norm that keeps statistics as modules do."))
-    elif not findings:
-        blocks.append(Text(f"Nothing found in {len(subject.norms)} batch norms."))
-    if findings:
-        names = ("code", "", "layer", "what")
-        rows = tuple(
-            (one.code, one.severity, one.layer, "; ".join(filter(None, (one.what, one.cost))))
-            for one in findings
-        )
-        blocks.append(Table("", tuple(Column(name, numeric=False) for name in names), rows))
-        found = {one.code for one in findings}
-        checks = [check for check in CHECKS if check.code in found]
-        blocks.append(
-            Bullets(
-                tuple(
-                    f"{check.code} {check.title}. {check.why} To do: {check.todo}."
-                    for check in checks
-                )
-            )
-        )
-    return Section("doctor", f"Doctor: {target}", tuple(blocks))
+    if not findings:
+        what = f"Nothing found in {len(subject.norms)} batch norms."
+        said = what if subject.norms else "No batch norm among its modules, and nothing else found."
+        return Section("doctor", f"Doctor: {target}", (Text(said),))
+    columns = tuple(Column(name, numeric=False) for name in ("code", "", "layer", "what"))
+    found = {one.code for one in findings}
+    why = (
+        f"{check.code} {check.title}. {check.why} To do: {check.todo}."
+        for check in CHECKS
+        if check.code in found
+    )
+    blocks: tuple[Block, ...] = (
+        Table("", columns, tuple(_rows(findings))),
+        Bullets(tuple(why)),
+    )
+    return Section("doctor", f"Doctor: {target}", blocks)
+
+
+def _rows(findings: "Sequence[Finding]") -> "Iterator[tuple[str, ...]]":
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for one in sorted(findings, key=lambda one: (one.severity, one.code)):
+        groups.setdefault((one.code, one.severity), []).append(one)
+    for (code, severity), group in groups.items():
+        for one in group[:SHOWN]:
+            what = f"{one.what}; {one.cost}" if one.cost else one.what
+            yield code, severity, one.layer, what
+        if len(group) > SHOWN:
+            yield code, severity, f"{len(group) - SHOWN} more", "likewise (--json tells all)"

@@ -357,8 +357,9 @@ def dead_channels(subject: Subject) -> Iterator[Said]:
     """Channels that no image excites."""
     if subject.sample is None:
         return
-    for name, (dead, channels) in measure.dead_channels(subject, subject.sample).items():
+    found = measure.dead_channels(subject, subject.sample)
+    for name, (dead, channels) in sorted(found.items(), key=lambda one: -one[1][0] / one[1][1]):
         if dead:
             severity: Severity = "fault" if 2 * dead > channels else "told"
-            what = f"{dead} of {channels} channels are zero on all images at hand"
+            what = f"{dead} of {channels} channels are zero on all images"
             yield Said([name], what, severity=severity)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from bnlab.doctor.subject import Subject, inputs_of, kept
-from bnlab.doctor.wiring import is_dropout
+from bnlab.doctor.wiring import is_batch_norm, is_dropout
 from bnlab.training.models import outputs_of
 from bnlab.training.probes import Sample
 from bnlab.training.probes.statistics import average_statistics, tracking_norms
@@ -166,14 +166,17 @@ def dead_channels(subject: Subject, sample: Sample) -> Mapping[str, tuple[int, i
         top = output.transpose(0, 1).flatten(1).amax(dim=1)
         highest[name] = top.maximum(highest.get(name, top))
 
-    wiring, relus = subject.wiring, subject.wiring.those("relu")
-    modules = {name: subject.model.get_submodule(name) for name in relus if not wiring.graph}
+    graph, relus = subject.wiring.graph, subject.wiring.those("relu")
+    modules = {name: subject.model.get_submodule(name) for name in relus if graph is None}
     with kept(subject.model, evaluate=True):
+        network = subject.model if graph is None else graph.eval()
+        for module in network.modules():
+            # What running statistics start from says nothing of what training will meet.
+            module.training = is_batch_norm(module) and not subject.trained
         for images, _ in sample.train(PART):
-            if wiring.graph is not None:
-                _Watching(wiring.graph.eval(), {wiring.nodes[n]: n for n in relus}, look).run(
-                    images
-                )
+            if graph is not None:
+                watched = {subject.wiring.nodes[name]: name for name in relus}
+                _Watching(graph, watched, look).run(images)
                 continue
             with outputs_of(modules) as outputs:
                 subject.model(images)

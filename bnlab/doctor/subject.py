@@ -174,7 +174,7 @@ def _subject(
     shape = config.dataset.image_shape
     sample = None
     if isinstance(splits, str):
-        remarks += (f"no images at hand: {splits}; what needs images was left out",)
+        remarks += (f"no images at hand: {splits}",)
     else:
         sample = _sample(config, splits, normalize)
     if not trained:
