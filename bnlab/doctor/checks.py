@@ -133,8 +133,8 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "BN005",
         "weight decay on scale and shift",
-        "It pulls scales to 0, not 1, and limits nothing else: recipes leave them out (He et al. "
-        "2019, arXiv:1812.01187, section 3.1).",
+        "It pulls scales and shifts to 0, by which nothing is known to be gained; recipes decay "
+        "weights only (He et al. 2019, arXiv:1812.01187, section 3.1).",
         "optim.decay_weights_only=true; in torch, a parameter group with weight_decay=0",
         "told",
         looks.decayed,
