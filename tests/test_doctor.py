@@ -142,7 +142,7 @@ Plant = tuple[str, str, tuple[str, ...], str, str]
 PLANTED: tuple[Plant, ...] = (
     ("BN001", "Net", ("train.evaluate_in_train_mode=true",), "bn1", "evaluate_in_train_mode"),
     ("BN001", "Net", ("model.arguments.track_running_stats=false",), "bn2", "in eval mode, too"),
-    ("BN001", "Stubborn", (), "bn1", "200 answers change in smaller batches"),
+    ("BN001", "Stubborn", (), "bn1", "200 answers change in batches of 16"),
     ("BN002", "Stubborn", (), "bn1", "moves the running variances by"),
     ("BN002", "Net", ("train.evaluate_in_train_mode=true",), "bn2", "test batches enter"),
     ("BN003", "Net", ("dataset.train_size=641", "model.arguments.last=true"), "last", "stops with"),
@@ -252,6 +252,30 @@ def test_the_gradient_of_a_dead_bias_is_nothing_beside_its_weights(source: Path)
     [finding] = by_code(subject)["BN006"]
     bias, weight = finding.cost.partition("largest gradient ")[2].split(", of the weights ")
     assert float(bias) < 1e-4 * float(weight)
+
+
+@pytest.mark.parametrize(
+    ("sets", "dropout", "norm"),
+    [
+        (("model.hidden=[16, 16]",), "fc1_dropout", "fc2_norm"),
+        (("model.dropout_first=true",), "fc1_dropout", "fc1_norm"),
+    ],
+)
+def test_dropout_of_the_documents_network_is_found_in_front_of_a_norm(
+    sets: tuple[str, ...], dropout: str, norm: str
+) -> None:
+    chosen = load_config((), [*HEALTHY, "model.dropout=0.5", *sets])
+    [finding] = by_code(subject_of_config(chosen))["BN004"]
+    assert finding.layers == (norm,)
+    assert finding.what == f"{dropout} stands in front"
+    assert float(finding.cost.split(" gets ")[1].split()[0]) > 1.2  # 2 for a mean of 0
+
+
+def test_a_network_that_diverged_is_examined_all_the_same(trained: Subject) -> None:
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.fill_(torch.nan)
+    assert {finding.code for finding in examine(trained)} >= {"BN006"}
 
 
 def test_dropout_behind_the_last_batch_norm_is_no_fault(source: Path) -> None:
@@ -401,7 +425,7 @@ def build(name, num_classes):
     ("name", "norms", "codes"),
     [
         ("resnet18", 20, {"BN005"}),
-        ("vgg11_bn", 8, {"BN005", "BN006"}),
+        ("vgg11_bn", 8, {"BN005", "BN006", "BN013"}),
         ("mobilenet_v2", 52, {"BN005", "BN009"}),
     ],
 )
@@ -421,3 +445,6 @@ def test_torchvisions_networks_are_examined(
         [biases] = found["BN006"]
         assert len(biases.layers) == 8
         assert biases.cost.startswith("2752 parameters")
+        # Only where no batch norm is in front: its inputs are not centered.
+        dead = {layer for finding in found["BN013"] for layer in finding.layers}
+        assert dead == {"classifier.1", "classifier.4"}

@@ -57,9 +57,9 @@ def batch_statistics_in_testing(subject: Subject) -> Iterator[Said]:
         return
     cost = ""
     if subject.sample is not None:
-        own, other = measure.in_other_batches(subject, subject.sample)
+        own, other, size = measure.in_other_batches(subject, subject.sample)
         changed = float((own.predicted != other.predicted).double().mean())
-        cost = f"{changed:.1%} of {len(own.labels)} answers change in smaller batches"
+        cost = f"{changed:.1%} of {len(own.labels)} answers change in batches of {size}"
         if subject.trained:
             cost += f"; accuracy {own.accuracy:.1%}, then {other.accuracy:.1%}"
     if subject.config.train.evaluate_in_train_mode:
@@ -275,6 +275,10 @@ def never_updated(subject: Subject) -> Iterator[Said]:
 # ------------------------------------------------------------------------------------- its values
 
 
+COMPARABLE = 10
+"""Times eps below which a variance is told."""
+
+
 def eps(subject: Subject) -> Iterator[Said]:
     """An eps that the variances do not exceed by far."""
     if not subject.trained and subject.sample is None:
@@ -294,8 +298,8 @@ def eps(subject: Subject) -> Iterator[Said]:
         yield Said([name], what, f"its output has a deviation of {left:.2f}, not 1", severity)
 
 
-COMPARABLE = 10
-"""Times eps below which a variance is told."""
+LEAST_GAP = 0.01
+"""Nats."""
 
 
 def population_gap(subject: Subject) -> Iterator[Said]:
@@ -320,16 +324,14 @@ def population_gap(subject: Subject) -> Iterator[Said]:
     yield Said(list(subject.norms), what, cost, severity)
 
 
-LEAST_GAP = 0.01
-"""Nats."""
-
 NO_SCALE = 0.01
 """Scales start at 1; one below this gives nearly a constant."""
 
 
 def scales(subject: Subject) -> Iterator[Said]:
     """Scales that are nearly 0, or negative in front of a maximum."""
-    for name, norm in subject.norms.items():
+    # Before training, a scale of 0 is meant: Goyal et al. 2017 (arXiv:1706.02677, section 5.1).
+    for name, norm in subject.norms.items() if subject.trained else ():
         gamma = getattr(norm, "weight", None)
         if gamma is None:
             continue

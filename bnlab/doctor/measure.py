@@ -54,19 +54,24 @@ def answers(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Answe
     return Answers(torch.cat(losses), torch.cat(predicted), torch.cat(labels))
 
 
-def in_other_batches(subject: Subject, sample: Sample) -> tuple[Answers, Answers]:
-    """Answers as the configuration tests, and the same in smaller batches."""
+def in_other_batches(subject: Subject, sample: Sample) -> tuple[Answers, Answers, int]:
+    """Answers as the configuration tests; the same in batches of another size; and that size."""
     assert sample.test is not None
-    evaluate = not subject.config.train.evaluate_in_train_mode
-    size = subject.config.train.eval_batch_size
+    own = _test_batch(subject)
+    other = OTHER_BATCH if own >= 2 * OTHER_BATCH else 2 * own
     found = []
-    for each in (size, min(size // 2, OTHER_BATCH) or 1):
-        with kept(subject.model, evaluate=evaluate):
+    for size in (own, other):
+        with kept(subject.model, evaluate=not subject.config.train.evaluate_in_train_mode):
             for module in subject.model.modules():
                 if is_dropout(module):
                     module.eval()  # its noise is not what is asked for
-            found.append(answers(subject.model, sample.test(each)))
-    return found[0], found[1]
+            found.append(answers(subject.model, sample.test(size)))
+    return found[0], found[1], other
+
+
+def _test_batch(subject: Subject) -> int:
+    """Images a batch of testing, but two at least: of one there may be no statistics."""
+    return max(2, subject.config.train.eval_batch_size)
 
 
 def moved_by_testing(subject: Subject, sample: Sample) -> float:
@@ -78,7 +83,7 @@ def moved_by_testing(subject: Subject, sample: Sample) -> float:
         if (found := running_statistics(norm)) is not None
     }
     with kept(subject.model, evaluate=not subject.config.train.evaluate_in_train_mode):
-        for images, _ in sample.test(subject.config.train.eval_batch_size):
+        for images, _ in sample.test(_test_batch(subject)):
             subject.model(images)
         moved = [
             ((found[1] - was).abs() / was.clamp(min=1e-12)).flatten()

@@ -193,7 +193,7 @@ def _updates(module: nn.Module) -> int:
 
 def _images_at_hand(config: Config, progress: Progress) -> Splits | str:
     """Images that are there already, no more than are looked at; or why there are none."""
-    dataset, most = config.dataset, {"train_size": 4 * IMAGES, "test_size": 2 * IMAGES}
+    dataset, most = config.dataset, {"train_size": 2 * IMAGES, "test_size": IMAGES}
     if dataset.name == "cifar10":
         status = cifar10_status(Path(dataset.root).expanduser())
         if status.state != "ready":  # loading would fetch them
