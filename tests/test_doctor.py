@@ -22,7 +22,7 @@ from bnlab.doctor import (
     subject_of_config,
     subject_of_run,
 )
-from bnlab.errors import RefusedError
+from bnlab.errors import ConfigError, RefusedError
 from bnlab.records import RunFiles
 from bnlab.training.experiment import run_experiment
 
@@ -81,6 +81,31 @@ class Small(Net):
 class Winding(Net):
     def forward(self, x):
         return super().forward(x if x.mean() > -1e9 else -x)
+
+
+class Functional(Net):
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.dropout(self.conv2(x), 0.5, self.training)
+        return self.head(F.relu(self.bn2(x)).mean((2, 3)))
+
+
+class Shared(Net):
+    def __init__(self, num_classes=10):
+        super().__init__(True, num_classes=num_classes)
+        self.conv3 = nn.Conv2d(4, 4, 1)
+        self.bn3 = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        x = self.conv3(F.relu(self.bn3(self.conv3(F.relu(x)))))
+        return self.head(F.relu(self.bn2(self.conv2(self.bn1(x)))).mean((2, 3)))
+
+
+class Double(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits) if self.training else logits
 
 
 class Bare(nn.Module):
@@ -269,6 +294,29 @@ def test_dropout_of_the_documents_network_is_found_in_front_of_a_norm(
     assert finding.layers == (norm,)
     assert finding.what == f"{dropout} stands in front"
     assert float(finding.cost.split(" gets ")[1].split()[0]) > 1.2  # 2 for a mean of 0
+
+
+def test_dropout_as_a_function_is_found_and_not_measured(source: Path) -> None:
+    [finding] = by_code(subject_of_config(config(source, "Functional")))["BN004"]
+    assert finding.layers == ("bn2",)
+    assert finding.cost == ""
+
+
+def test_a_layer_that_is_called_twice_keeps_its_bias(source: Path) -> None:
+    [finding] = by_code(subject_of_config(config(source, "Shared")))["BN006"]
+    assert finding.layers == ("conv2",)
+
+
+def test_a_network_that_gives_no_logits_in_training_is_refused(source: Path) -> None:
+    with pytest.raises(ConfigError, match="in training mode the network gives tuple"):
+        subject_of_config(config(source, "Double"))
+    with pytest.raises(ConfigError, match=r"gives \(2, 7\) for two images, not logits \(2, 10\)"):
+        subject_of_config(config(source, "Net", "model.arguments.num_classes=7"))
+
+
+def test_a_frozen_batch_norm_takes_no_statistics_of_small_batches(source: Path) -> None:
+    [finding] = by_code(subject_of_config(config(source, "Frozen", "train.batch_size=4")))["BN014"]
+    assert finding.layers == ("bn2",)
 
 
 def test_a_network_that_diverged_is_examined_all_the_same(trained: Subject) -> None:

@@ -1,7 +1,7 @@
 """What the checks look at: one function each, from a subject to what is said of it."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bnlab.doctor import measure
 from bnlab.doctor.subject import Subject, kept
-from bnlab.doctor.wiring import is_dropout
 from bnlab.training.norms.batch_tf import BatchPerPosition
 from bnlab.training.norms.caffe import CaffeBatchNorm
 
@@ -37,10 +36,20 @@ class Said:
 # ------------------------------------------------------------------------------- statistics in use
 
 
-def _testing_by_batches(subject: Subject) -> list[str]:
-    """Batch norms that take a batch's statistics in testing."""
+def _testing_by_batches(subject: Subject, *, updating: bool = False) -> list[str]:
+    """Batch norms that take a batch's statistics in testing, or that let it into their own."""
     with kept(subject.model, evaluate=not subject.config.train.evaluate_in_train_mode):
-        return [name for name, norm in subject.norms.items() if _by_batch(norm)]
+        return [
+            name
+            for name, norm in subject.norms.items()
+            if _by_batch(norm)
+            and not (updating and (not norm.training or measure.running_statistics(norm) is None))
+        ]
+
+
+def _training_by_batches(subject: Subject) -> list[str]:
+    """Batch norms that take a batch's statistics in training, of those that are called."""
+    return [name for name in subject.shapes if _by_batch(subject.norms[name])]
 
 
 def _by_batch(norm: nn.Module) -> bool:
@@ -60,8 +69,12 @@ def batch_statistics_in_testing(subject: Subject) -> Iterator[Said]:
         own, other, size = measure.in_other_batches(subject, subject.sample)
         changed = float((own.predicted != other.predicted).double().mean())
         cost = f"{changed:.1%} of {len(own.labels)} answers change in batches of {size}"
-        if subject.trained:
-            cost += f"; accuracy {own.accuracy:.1%}, then {other.accuracy:.1%}"
+        population = measure.by_population(subject, subject.sample) if subject.trained else None
+        if population is not None:
+            cost += (
+                f"; accuracy {own.accuracy:.1%} by the batch's, {population[1].accuracy:.1%} by "
+                "population statistics"
+            )
     if subject.config.train.evaluate_in_train_mode:
         what = "train.evaluate_in_train_mode leaves the network in training mode"
     else:
@@ -71,11 +84,7 @@ def batch_statistics_in_testing(subject: Subject) -> Iterator[Said]:
 
 def polluted_by_testing(subject: Subject) -> Iterator[Said]:
     """Running statistics that testing changes."""
-    layers = [
-        name
-        for name in _testing_by_batches(subject)
-        if measure.running_statistics(subject.norms[name]) is not None
-    ]
+    layers = _testing_by_batches(subject, updating=True)
     if not layers:
         return
     cost = ""
@@ -104,7 +113,7 @@ def batch_of_one(subject: Subject) -> Iterator[Said]:
         which = "every batch holds one image"
     elif total is not None and total % train.batch_size == 1:
         which = f"the last batch of {total} images in batches of {train.batch_size} holds one"
-    called = [name for name in subject.norms if name in subject.shapes]
+    called = _training_by_batches(subject)
     if not which or not called:
         return
     alone = [name for name in called if _values(subject, name, 1) == 1]
@@ -123,9 +132,10 @@ FEW_POSITIONS = 16
 def small_batch(subject: Subject) -> Iterator[Said]:
     """Few values behind a statistic."""
     groups: dict[int, list[str]] = defaultdict(list)
-    for name, norm in subject.norms.items():
-        size = min(subject.config.train.batch_size, getattr(norm, "ghost_size", 2**30))
-        if name not in subject.shapes or size < 2:
+    for name in _training_by_batches(subject):
+        ghosts: int = getattr(subject.norms[name], "ghost_size", 2**30)
+        size = min(subject.config.train.batch_size, ghosts)
+        if size < 2:
             continue
         few = _values(subject, name, 1) <= FEW_POSITIONS
         if size < (SMALL_IN_SPACE if few else SMALL):
@@ -152,11 +162,12 @@ def dropout_in_front(subject: Subject) -> Iterator[Said]:
     wiring = subject.wiring
     for dropout in wiring.those("dropout"):
         behind = wiring.behind(dropout)
-        layers = [name for name in subject.norms if name in behind]
-        if not layers or not _drops(subject, dropout):
+        layers = [name for name in _training_by_batches(subject) if name in behind]
+        module = wiring.module_of(dropout)
+        if not layers or (module and not _drops(subject.model.get_submodule(module))):
             continue
         cost = ""
-        if subject.sample is not None and any(map(is_dropout, subject.model.modules())):
+        if subject.sample is not None and module:  # a function cannot be switched off
             images = subject.sample.images[: subject.sample.batch_size]
             kept_off = measure.batch_variances(subject, images)
             dropped = measure.batch_variances(subject, images, dropout=True)
@@ -166,22 +177,26 @@ def dropout_in_front(subject: Subject) -> Iterator[Said]:
         yield Said(layers, f"{dropout} stands in front", cost)
 
 
-def _drops(subject: Subject, name: str) -> bool:
-    """Whether a dropout has a probability above 0; of a function nobody knows."""
-    module = dict(subject.model.named_modules()).get(name)
-    return module is None or getattr(module, "p", 1 - getattr(module, "keep", 0.0)) > 0
+def _drops(dropout: nn.Module) -> bool:
+    """Whether its probability is above 0."""
+    probability: float = getattr(dropout, "p", 1 - getattr(dropout, "keep", 0.0))
+    return probability > 0
 
 
 def dead_biases(subject: Subject) -> Iterator[Said]:
     """Biases of layers that a batch norm alone reads."""
     wiring, found = subject.wiring, {}
-    for name, norm in subject.norms.items():
+    weighted = Counter(wiring.module_of(name) for name in wiring.those("weighted"))
+    for name in _training_by_batches(subject):
         layer = wiring.read_by(name) if name in wiring.inputs else None
-        if layer is None or wiring.kinds[layer] != "weighted" or not _by_batch(norm):
+        if layer is None or len(wiring.users(layer)) != 1:
             continue
-        bias = getattr(subject.model.get_submodule(layer), "bias", None)
-        if bias is not None and len(wiring.users(layer)) == 1:
-            found[layer] = bias.numel()
+        module = wiring.module_of(layer)
+        if module is None or weighted[module] != 1:  # called twice, it may be read elsewhere too
+            continue
+        bias = getattr(subject.model.get_submodule(module), "bias", None)
+        if bias is not None:
+            found[module] = bias.numel()
     if not found:
         return
     cost = f"{sum(found.values())} parameters of {_parameters(subject)}"
@@ -251,7 +266,7 @@ def _updates(norm: nn.Module) -> int | None:
 
 def never_updated(subject: Subject) -> Iterator[Said]:
     """Running statistics that training does not move."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[tuple[str, Severity], list[str]] = defaultdict(list)
     for name, norm in subject.norms.items():
         running = measure.running_statistics(norm)
         if running is None:
@@ -260,15 +275,16 @@ def never_updated(subject: Subject) -> Iterator[Said]:
         mean, var = running
         start = not isinstance(norm, CaffeBatchNorm) and bool((mean == 0).all() & (var == 1).all())
         if weight == 0:
-            found["momentum 0 never updates the running statistics"].append(name)
+            found["momentum 0 never updates the running statistics", "fault"].append(name)
         elif subject.trained and (start or _updates(norm) == 0):
-            found["trained, and its running statistics were never updated"].append(name)
+            found["trained, and its running statistics were never updated", "fault"].append(name)
         elif not norm.training:
-            found["model.train() leaves it in eval mode: its statistics stay"].append(name)
+            found["model.train() leaves it in eval mode: its statistics stay", "told"].append(name)
         elif weight is None:
-            found["momentum None averages over all of training, its start included"].append(name)
-    for what, layers in found.items():
-        severity: Severity = "told" if "None" in what or "leaves" in what else "fault"
+            found["momentum None averages over all of training, its start included", "told"].append(
+                name
+            )
+    for (what, severity), layers in found.items():
         yield Said(layers, what, severity=severity)
 
 
@@ -289,12 +305,12 @@ def eps(subject: Subject) -> Iterator[Said]:
     for name, norm in subject.norms.items():
         running = measure.running_statistics(norm)
         var = running[1] if subject.trained and running is not None else seen.get(name)
-        eps = float(getattr(norm, "eps", 0.0))
-        if var is None or not (median := float(var.median())) <= COMPARABLE * eps:
+        least = float(getattr(norm, "eps", 0.0))
+        if var is None or not (median := float(var.median())) <= COMPARABLE * least:
             continue
-        left = math.sqrt(median / (median + eps)) if median + eps > 0 else 0.0
-        what = f"eps {eps:g} beside a variance of {median:.1g} (median channel)"
-        severity: Severity = "fault" if median <= eps else "told"
+        left = math.sqrt(median / (median + least)) if median + least > 0 else 0.0
+        what = f"eps {least:g} beside a variance of {median:.1g} (median channel)"
+        severity: Severity = "fault" if median <= least else "told"
         yield Said([name], what, f"its output has a deviation of {left:.2f}, not 1", severity)
 
 

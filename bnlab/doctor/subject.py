@@ -17,7 +17,7 @@ from bnlab.records import RunDir, RunFiles, read_config, read_facts
 from bnlab.training.batches import Batches, Normalize, fit_normalize
 from bnlab.training.datasets import Progress, Splits, load_splits, silent
 from bnlab.training.datasets.cifar10 import cifar10_status
-from bnlab.training.models import CLASSES, build_model, check_classes
+from bnlab.training.models import CLASSES, build_model
 from bnlab.training.norms import calibrate
 from bnlab.training.probes import Sample, leave_no_trace
 from bnlab.training.task import mixed_batches, plain_sample
@@ -129,9 +129,8 @@ def subject_of_config(config: Config, *, data: bool = True, progress: Progress =
     classes = CLASSES if isinstance(splits, str) else len(splits.classes)
     shape = config.dataset.image_shape
     model = build_model(config.model, in_shape=shape, num_classes=classes, seed=config.seed)
-    check_classes(model, classes)
     trained = any(_updates(module) for module in model.modules())
-    return _subject(config, model, splits, trained=trained)
+    return _subject(config, model, classes, splits, trained=trained)
 
 
 def subject_of_run(
@@ -146,24 +145,26 @@ def subject_of_run(
     """
     run_dir, config = RunDir(files.root), read_config(files)
     splits = _images_at_hand(config, progress) if data else "not looked for (--no-data)"
+    classes = len(read_facts(files).dataset.classes)
     if run_dir.checkpoint.exists():
         loaded = load_network(run_dir, trust=trust)
         per_image = config.dataset.normalize == "per_image"
         normalize = Normalize(loaded.scale, loaded.shift, per_image)
-        return _subject(config, loaded.network, splits, normalize, trained=True)
+        return _subject(config, loaded.network, classes, splits, normalize, trained=True)
     model = build_model(
         model_of(run_dir, config, trust=trust),
         in_shape=config.dataset.image_shape,
-        num_classes=len(read_facts(files).dataset.classes),
+        num_classes=classes,
         seed=config.seed,
     )
     why = f"{run_dir.checkpoint}: missing; the network is examined as it was before training"
-    return _subject(config, model, splits, remarks=(why,))
+    return _subject(config, model, classes, splits, remarks=(why,))
 
 
 def _subject(
     config: Config,
     model: nn.Module,
+    classes: int,
     splits: Splits | str,
     normalize: Normalize | None = None,
     *,
@@ -180,10 +181,31 @@ def _subject(
     if not trained:
         drawn = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0))
         calibrate(model, drawn if sample is None else sample.images)
+    _check_training(model, shape, classes)
     wiring = wiring_of(model, shape)
     if wiring.why_not:
         remarks += (f"layers are taken in the order of the modules, for {wiring.why_not}",)
     return Subject(config, model, wiring, trained, _train_images(config, splits), sample, remarks)
+
+
+def _check_training(model: nn.Module, in_shape: tuple[int, ...], classes: int) -> None:
+    """See that it maps images to logits in training too, as all measurements need.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    try:
+        with kept(model, evaluate=False):
+            logits = model(torch.zeros(2, *in_shape))
+    except Exception as error:
+        raise ConfigError(
+            f"in training mode the network raised {type(error).__name__}: {error}"
+        ) from error
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if found != (2, classes):
+        raise ConfigError(
+            f"in training mode the network gives {found} for two images, not logits (2, {classes})"
+        )
 
 
 def _updates(module: nn.Module) -> int:

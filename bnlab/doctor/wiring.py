@@ -54,6 +54,13 @@ class Wiring:
         """The layers of a kind."""
         return [name for name, found in self.kinds.items() if found == kind]
 
+    def module_of(self, name: str) -> str | None:
+        """The dotted name of the module that a layer calls, maybe not alone; None of a function."""
+        node = self.nodes.get(name)
+        if node is None:
+            return name
+        return str(node.target) if node.op == "call_module" else None
+
     def users(self, name: str) -> list[str]:
         """The layers that read a layer."""
         return [user for user, read in self.inputs.items() if name in read]
