@@ -255,16 +255,28 @@ def _sample(config: Config, splits: Splits, normalize: Normalize | None) -> Samp
             batch_size=config.train.batch_size,
             device=torch.device("cpu"),
             seed=config.seed,
-            flip=False,
-            crop_padding=0,
-            shuffle=False,
+            flip=dataset.flip and augmented,
+            crop_padding=dataset.crop_padding if augmented else 0,
+            shuffle=augmented,
         )
-        for split in (splits.train, splits.test)
+        for split, augmented in ((splits.train, True), (splits.test, False))
     )
     most = max(FEWEST, IMAGES * 32**2 // dataset.size**2)
     return Sample(
         *plain_sample(train, most // 2),
         batch_size=max(2, min(config.train.batch_size, len(train))),
-        train=partial(mixed_batches, train, most),
+        train=partial(_as_trained, train, most),
         test=partial(mixed_batches, test, most),
     )
+
+
+def _as_trained(batches: Batches, most: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Up to so many training images, augmented as in training, in batches of at least two.
+
+    Statistics of plain images are not those that a network has learned with.
+    """
+    plan = batches.plan(0)
+    assert plan.order is not None
+    for start in range(0, min(most, len(batches)) - 1, size):
+        part = slice(start, min(start + size, most))
+        yield batches.make(plan.order[part], plan.augmentation and plan.augmentation[part])
