@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bnlab.config import build_config, flatten, load_config, parse_yaml
+from bnlab.doctor import CHECKS
 from bnlab.training.norms import NORMS
 from bnlab.training.task import check_config
 
@@ -62,3 +63,10 @@ def test_the_faithful_and_the_defective_seed_differ_in_the_named_defects_only() 
         "train.eval_batch_size",
         "train.test_every",
     }
+
+
+def test_the_doctors_table_is_that_of_its_checks() -> None:
+    rows = re.findall(r"^\| (BN\d+) \| (.*) \| (fault|told)(, images)? \|$", README, re.MULTILINE)
+    assert rows == [
+        (check.code, check.title, check.severity, ", images" * check.images) for check in CHECKS
+    ]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bnlab import __version__
-from bnlab.cli import bench, claims, compare, data, runs, study, train, trained
+from bnlab.cli import bench, claims, compare, data, doctor, runs, study, train, trained
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 # In the order of `--help`; a group without a name lays its commands beside the others.
 app.add_typer(train.app)
+app.add_typer(doctor.app)
 app.add_typer(study.app, name="study")
 app.add_typer(compare.app)
 app.add_typer(claims.app, name="claims")

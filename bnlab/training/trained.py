@@ -73,7 +73,7 @@ def load_network(run_dir: RunDir, *, trust: bool = False) -> TrainedNetwork:
         raise RefusedError(f"{run_dir.checkpoint}: the checkpoint of another run")
     classes = facts.dataset.classes
     network = build_model(
-        _model_of(run_dir, config, trust=trust),
+        model_of(run_dir, config, trust=trust),
         in_shape=config.dataset.image_shape,
         num_classes=len(classes),
         seed=config.seed,
@@ -88,7 +88,12 @@ def load_network(run_dir: RunDir, *, trust: bool = False) -> TrainedNetwork:
     return TrainedNetwork(network, _normalization(run_dir, config, state), classes).eval()
 
 
-def _model_of(run_dir: RunDir, config: Config, *, trust: bool) -> ModelConfig:
+def model_of(run_dir: RunDir, config: Config, *, trust: bool) -> ModelConfig:
+    """What makes a run's network: where that is a file, the one that the run recorded.
+
+    Raises:
+        RefusedError: If it is a file that is not trusted.
+    """
     model = config.model
     if model.file is None:
         return model
