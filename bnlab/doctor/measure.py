@@ -102,6 +102,7 @@ def running_statistics(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 def by_population(subject: Subject, sample: Sample) -> tuple[Answers, Answers] | None:
     """Answers by running statistics, and by those of training images; None without running ones."""
     assert sample.test is not None
+    assert sample.train is not None
     tracking = tracking_norms(subject.model)
     if not tracking:
         return None
@@ -109,7 +110,7 @@ def by_population(subject: Subject, sample: Sample) -> tuple[Answers, Answers] |
         running = answers(subject.model, sample.test(PART))
         for norm in tracking:
             norm.train()
-        average_statistics(subject.model, tracking, sample)
+        average_statistics(subject.model, tracking, sample.train(sample.batch_size))
         for norm in tracking:
             norm.eval()
         return running, answers(subject.model, sample.test(PART))

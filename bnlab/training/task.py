@@ -52,7 +52,8 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         num_classes=len(data.classes),
         seed=config.seed,
     )
-    check_classes(model, len(data.classes))
+    if config.model.file is not None:
+        check_classes(model, dataset.image_shape, len(data.classes))
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibrate(model, plain_sample(batches, CALIBRATION_IMAGES)[0])
     acceleration = resolve_acceleration(train.accelerate, device)

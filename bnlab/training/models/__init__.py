@@ -124,18 +124,25 @@ def check_batch(
     )
 
 
-def check_classes(model: nn.Module, num_classes: int) -> None:
-    """Refuse a network that does not end in as many logits as the images have classes.
+def check_classes(model: nn.Module, in_shape: Shape, num_classes: int) -> None:
+    """Refuse a network that does not give as many logits as the images have classes.
+
+    Args:
+        model: One that can be run as it is.
+        in_shape: (channels, height, width) of an image.
+        num_classes: Of the images.
 
     Raises:
         ConfigError: With both numbers.
     """
-    last = next(reversed(roles(model).weighted.values()), None)
-    found = getattr(last, "out_features", getattr(last, "out_channels", num_classes))
+    training = model.training
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(2, *in_shape)).shape[-1]
+    model.train(training)
     if found != num_classes:
         raise ConfigError(
-            f"model: the network ends in {found} logits, but the images have {num_classes} "
-            "classes; let model.file's function take num_classes, or set it in model.arguments"
+            f"model.file: the network ends in {found} logits, but the images have {num_classes} "
+            "classes; let its function take num_classes, or set it in model.arguments"
         )
 
 
