@@ -69,7 +69,7 @@ def test_runs_in_lanes_leave_the_records_that_they_leave_alone(
         assert_same_run(tmp_path / "alone" / name, tmp_path / name)
 
 
-@pytest.mark.parametrize("odd", ["capture", "die"])
+@pytest.mark.parametrize("odd", ["capture", pytest.param("die", marks=pytest.mark.slow)])
 def test_what_spoils_the_process_costs_no_run(
     tmp_path: Path, tiny_config: MakeConfig, train: Train, odd: str
 ) -> None:
@@ -81,6 +81,7 @@ def test_what_spoils_the_process_costs_no_run(
     assert_same_run(tmp_path / "alone", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_run_that_spoils_every_process_fails_alone_at_last(tmp_path: Path, train: Train) -> None:
     ended = train({"b": ["capture"] * 9}, jobs=2)
     assert {name: end.ending for name, end in ended.items()} == {
@@ -95,6 +96,7 @@ def test_a_run_that_spoils_every_process_fails_alone_at_last(tmp_path: Path, tra
     assert [path.name.endswith("b.log") for path in (tmp_path / "logs").iterdir()] == [True]
 
 
+@pytest.mark.slow
 def test_a_capture_without_memory_is_tried_again_in_a_process_of_its_own(
     tmp_path: Path, train: Train
 ) -> None:
@@ -229,7 +231,7 @@ def test_an_error_inside_gives_the_turn_back() -> None:
     assert turns._holder is None
 
 
-@pytest.mark.parametrize("norm", ["batch", "noisy_batch"])
+@pytest.mark.parametrize("norm", [pytest.param("batch", marks=pytest.mark.slow), "noisy_batch"])
 def test_while_a_lane_captures_no_other_does_anything_but_replay(
     tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, norm: str
 ) -> None:

@@ -27,12 +27,12 @@ class OfTraining(Storage):
 
 
 def test_a_run_goes_on_whatever_the_disk_refused(tmp_path: Path) -> None:
-    tally = campaign(OfTraining, tmp_path, seed=1, numbers=range(6), seconds=60)
+    tally = campaign(OfTraining, tmp_path, seed=1, numbers=range(2), seconds=60)
     assert tally.failures == []
     assert tally.held
 
 
-@pytest.mark.parametrize(("name", "trials"), [("fuzz", 12), ("hostile", 6)])
+@pytest.mark.parametrize(("name", "trials"), [("fuzz", 12), ("hostile", 2)])
 def test_a_little_of_the_campaign_breaks_nothing(name: str, trials: int, tmp_path: Path) -> None:
     tally = campaign(part_of(name), tmp_path, seed=1, numbers=range(trials), seconds=60)
     assert tally.failures == []
