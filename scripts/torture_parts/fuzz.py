@@ -170,9 +170,7 @@ class Fuzz(Part):
         ended = self._zygote.run(words, folder, SECONDS)
         hold_clean(ended, {0, 2, 5}, what)
         hold(ended.mebibytes < MEBIBYTES, f"{what}: {ended.mebibytes:.0f} MiB")
-        # By its name: a study says of its base `configs/studies/../seed_fair.yaml`.
-        named = Path(place).name in ended.err
-        hold(ended.code != 2 or named, f"{what}: without its file: {ended}")
+        hold(ended.code != 2 or place in ended.err, f"{what}: without its file: {ended}")
         told = (
             "--set" in ended.err or "Usage" in ended.err or re.search(r"\w+(\.\w+)*: ", ended.err)
         )
