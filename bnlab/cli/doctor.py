@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnlab.cli.options import AsJson, Files, Sets, settle_config
+from bnlab.cli.options import AsJson, Files, Sets, Trust, settle_config
 from bnlab.cli.output import print_json, print_sections, remark
 from bnlab.errors import ConfigError
 
@@ -26,9 +26,7 @@ def doctor(
     ],
     config: Files = None,
     sets: Sets = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Run the Python file that a run recorded.")
-    ] = False,
+    trust: Trust = False,
     data: Annotated[
         bool, typer.Option("--data/--no-data", help="Measure on the images at hand.")
     ] = True,

@@ -33,6 +33,10 @@ Executor = Annotated[
         "(the default on a CPU), threads, or inline (one by one)."
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run the Python file that makes the run's network (model.file)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 
 

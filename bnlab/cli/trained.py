@@ -5,16 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from bnlab.cli.options import AsJson, Device
+from bnlab.cli.options import AsJson, Device, Trust
 from bnlab.cli.output import print_json, print_line, print_sections, remark
 
 app = typer.Typer()
 
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Run the Python file that makes the run's network (model.file)."),
-]
 
 
 @app.command()

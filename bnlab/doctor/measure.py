@@ -12,7 +12,7 @@ from bnlab.doctor.subject import Subject, inputs_of, kept
 from bnlab.doctor.wiring import is_batch_norm, is_dropout
 from bnlab.training.models import outputs_of
 from bnlab.training.probes import Sample
-from bnlab.training.probes.statistics import average_statistics, tracking_norms
+from bnlab.training.probes.statistics import average_statistics, in_training, tracking_norms
 
 PART = 128
 """Images at a time where it does not matter."""
@@ -108,11 +108,8 @@ def by_population(subject: Subject, sample: Sample) -> tuple[Answers, Answers] |
         return None
     with kept(subject.model, evaluate=True):
         running = answers(subject.model, sample.test(PART))
-        for norm in tracking:
-            norm.train()
-        average_statistics(subject.model, tracking, sample.train(sample.batch_size))
-        for norm in tracking:
-            norm.eval()
+        with in_training(tracking):
+            average_statistics(subject.model, tracking, sample.train(sample.batch_size))
         return running, answers(subject.model, sample.test(PART))
 
 

@@ -18,7 +18,7 @@ from bnlab.training.models._activations import ACTIVATIONS
 from bnlab.training.models._dropout import Dropout
 from bnlab.training.models._initialization import initialize
 from bnlab.training.models._roles import Roles, init_hash, outputs_of, parameter_count, roles
-from bnlab.training.norms import NORMS
+from bnlab.training.norms import NORMS, evaluating
 from bnlab.training.streams import Stochastic, stream_seed
 
 Shape: TypeAlias = tuple[int, ...]
@@ -135,10 +135,8 @@ def check_classes(model: nn.Module, in_shape: Shape, num_classes: int) -> None:
     Raises:
         ConfigError: With both numbers.
     """
-    training = model.training
-    with torch.no_grad():
-        found = model.eval()(torch.zeros(2, *in_shape)).shape[-1]
-    model.train(training)
+    with evaluating(model), torch.no_grad():
+        found = model(torch.zeros(2, *in_shape)).shape[-1]
     if found != num_classes:
         raise ConfigError(
             f"model.file: the network ends in {found} logits, but the images have {num_classes} "

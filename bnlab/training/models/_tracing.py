@@ -11,8 +11,7 @@ import linecache
 import operator
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from bnlab.errors import ConfigError, shown
-from bnlab.training.norms import is_norm
+from bnlab.training.norms import evaluating, is_norm
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -71,7 +70,7 @@ def trace(model: nn.Module, in_shape: tuple[int, ...], num_images: int) -> fx.Gr
                 if f"{name}.{key}".lstrip(".") not in saved
             }
         try:
-            with _evaluating(traced):
+            with evaluating(traced):
                 outcome = _Shapes(traced).run(example)
         except Exception as error:
             raise ConfigError(f"{type(model).__name__}: its trace does not run: {error}") from error
@@ -286,17 +285,6 @@ def _call(network: nn.Module, example: Tensor) -> Any:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 from bnlab import registry
 from bnlab.config import NormConfig
 from bnlab.training.norms._affine import Affine, RunningAffine, align, widen
-from bnlab.training.norms._calibrate import calibrate
+from bnlab.training.norms._calibrate import calibrate, evaluating
 
 NormBuilder: TypeAlias = Callable[[tuple[int, ...], NormConfig], nn.Module]
 """From the shape of one image's features, (channels, height, width) or (features,), and the
@@ -34,6 +34,7 @@ __all__ = [
     "align",
     "build_norm",
     "calibrate",
+    "evaluating",
     "is_norm",
     "widen",
 ]

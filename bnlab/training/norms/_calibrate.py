@@ -35,7 +35,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         for module in frozen
     ]
     try:
-        with _eval_mode(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(images)
     finally:
         for hook in hooks:
@@ -43,7 +43,8 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The network in eval mode; every module then returns to the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
