@@ -6,8 +6,8 @@ from bnlab.config.resolve import (
     build_section,
     load_config,
     read_resolved,
+    read_source,
     restore_config,
-    source_hash,
 )
 from bnlab.config.schema import (
     LATER_KEYS,
@@ -62,9 +62,9 @@ __all__ = [
     "parse_yaml",
     "read_file",
     "read_resolved",
+    "read_source",
     "render_yaml",
     "resolved_hash",
     "restore_config",
-    "source_hash",
     "sublayer",
 ]

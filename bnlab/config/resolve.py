@@ -105,18 +105,33 @@ def source_hash(text: str, function: str) -> str:
     return hashlib.sha256(f"{text}\0{function}".encode(errors="surrogateescape")).hexdigest()
 
 
+def read_source(file: str) -> tuple[str, str]:
+    """The text that makes a network, and the SHA-256 under which it is known.
+
+    Args:
+        file: As `model.file` has it.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    path, _, function = file.rpartition(":")
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: the network's file cannot be read: {reason}") from None
+    return text, source_hash(text, function)
+
+
 def _with_source(config: Config) -> tuple[Config, str]:
     """The configuration with its network's source, or what is wrong with that."""
     model = config.model
     if model.file is None:
         return config, "model.name: file needs model.file, as in model.file=mine.py:Net"
-    path, _, function = model.file.rpartition(":")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return config, f"{path}: the network's file cannot be read: {reason}"
-    found = source_hash(text, function)
+        _, found = read_source(model.file)
+    except ConfigError as error:
+        return config, str(error)
     if model.source not in ("", found):
         return config, (
             f"{model.file}: is not what it was when this configuration was made (model.source); "

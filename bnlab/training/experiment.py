@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bnlab.config import Config, arm_label
+from bnlab.config import Config, arm_label, read_source
 from bnlab.errors import BnlabError, StopRequestedError
 from bnlab.records import RunDir, Status, read_metrics
 from bnlab.training.checkpoint import load_checkpoint, save_checkpoint
@@ -174,7 +174,7 @@ def source_of(config: Config) -> str | None:
     """The text of the file that makes the network, where that is the user's."""
     if config.model.file is None:
         return None
-    return Path(config.model.file.rpartition(":")[0]).expanduser().read_text(encoding="utf-8")
+    return read_source(config.model.file)[0]
 
 
 def _let_go(task: Task) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnlab.config import ModelConfig, source_hash
+from bnlab.config import ModelConfig, read_source
 from bnlab.errors import ConfigError
 from bnlab.training.models import MODELS, Dropout, Shape
 from bnlab.training.models._rewrite import Rewritten, rewrite
@@ -72,17 +72,15 @@ def _own(config: ModelConfig, in_shape: Shape, num_classes: int, seed: int) -> n
 
 
 def _function(config: ModelConfig) -> Callable[..., Any]:
-    path, _, name = str(config.file).rpartition(":")
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"model.file: {path}: cannot be read: {error}") from None
-    if config.source and source_hash(text, name) != config.source:
+    assert config.file is not None
+    path, _, name = config.file.rpartition(":")
+    text, found = read_source(config.file)
+    if config.source and found != config.source:
         raise ConfigError(
             f"model.file: {config.file}: is not what it was when this configuration was made"
         )
     # A module, as an import would make it: dataclasses and torch.fx look their classes' up.
-    module = types.ModuleType(f"bnlab_model_{source_hash(text, name)[:16]}")
+    module = types.ModuleType(f"bnlab_model_{found[:16]}")
     module.__file__ = path
     sys.modules[module.__name__] = module
     folder = str(Path(path).expanduser().resolve().parent)
