@@ -239,6 +239,15 @@ def test_norm_none_is_short_for_a_mapping_in_files_and_overrides(tmp_path: Path)
     assert make(files=(path,)).model.norm.name == "none"
 
 
+def test_a_norm_in_its_short_form_is_blamed_where_it_stands_not_where_the_long_one_does(
+    tmp_path: Path,
+) -> None:
+    below = write(tmp_path, "model:\n  norm:\n    name: batch")
+    assert "--set model.norm=xyz: model.norm.name: unknown" in fault(
+        "model.norm=xyz", files=(below,)
+    )
+
+
 def test_switching_the_norm_off_drops_the_fields_that_then_mean_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, "model: {norm: {name: batch, placement: after_pool, momentum: 0.3}}")
     config = make("model.norm.name=none", files=(path,))

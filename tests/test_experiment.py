@@ -21,6 +21,7 @@ from trained_runs import StopAt, assert_same_run, curves, weights
 from bnlab.config import Config
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.records import RunDir, RunFiles, load_record, run_path
+from bnlab.records.storage import write_text
 from bnlab.training.checkpoint import packed, read_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
@@ -630,6 +631,24 @@ def test_what_kills_left_half_written_is_cleared_when_the_run_goes_on(
         (root / left).write_bytes(b"half")
     run_experiment(tiny_config(), root, RunOptions(resume="auto"))
     assert list(root.rglob("*.new")) == []
+
+
+def test_a_file_written_anew_clears_what_a_kill_left_of_it_a_day_ago_and_no_younger(
+    tmp_path: Path,
+) -> None:
+    old, young, other = (
+        tmp_path / f".{name}.new" for name in ("report.md.77", "report.md.78", "data.csv.77")
+    )
+    for left in (old, young, other):
+        left.write_bytes(b"half")
+    for left in (old, other):
+        os.utime(left, (0, 0))
+    write_text(tmp_path / "report.md", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".data.csv.77.new",
+        ".report.md.78.new",
+        "report.md",
+    ]
 
 
 def test_a_run_killed_after_its_summary_is_read_as_finished(

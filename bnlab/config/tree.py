@@ -63,8 +63,8 @@ def merge_layers(layers: Iterable[Layer]) -> Layer:
     """Values of configurations laid over one another, later ones on top."""
     tree: dict[str, Any] = {}
     marks: dict[KeyPath, str] = {}
-    for layer in layers:
-        overlay(tree, expand_shorthand(layer.tree))
+    for layer in map(_in_full, layers):
+        overlay(tree, layer.tree)
         marks.update(layer.marks)
     return Layer(tree, marks)
 
@@ -114,9 +114,11 @@ def overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def expand_shorthand(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`norm: none` is short for `norm: {name: none}`."""
-    model = tree.get("model")
-    if isinstance(model, Mapping) and isinstance(model.get("norm"), (str, bool)):
-        return {**tree, "model": {**model, "norm": {"name": model["norm"]}}}
-    return tree
+def _in_full(layer: Layer) -> Layer:
+    """`norm: none` is short for `norm: {name: none}`, and stands where the short form does."""
+    model = layer.tree.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("norm"), (str, bool)):
+        return layer
+    norm = ("model", "norm")
+    tree = {**layer.tree, "model": {**model, "norm": {"name": model["norm"]}}}
+    return Layer(tree, {**layer.marks, (*norm, "name"): mark_of(norm, layer.marks)})

@@ -1,11 +1,13 @@
 """Safe writing: a file that exists is whole, and a disk that takes no more is told in one line."""
 
 import errno
+import glob
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")
     with storage(path):
+        _clear_old(path)
         try:
             with beside.open("wb") as file:
                 file.write(data)
@@ -45,6 +48,20 @@ def clear_leftovers(folder: Path) -> None:
     """Delete what kills have left of `write_bytes`; only for who alone writes in the folder."""
     for path in folder.glob(".*.new"):
         path.unlink(missing_ok=True)
+
+
+DAY = 86_400.0
+
+
+def _clear_old(path: Path) -> None:
+    """Delete what kills left of this file where many may write, a report's folder say.
+
+    No writing takes a day, whatever two machines' clocks differ by.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with suppress(OSError):  # another process was first
+            if time.time() - left.stat().st_mtime > DAY:
+                left.unlink()
 
 
 def append_line(path: Path, line: str) -> None:
@@ -65,12 +82,12 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-_FREE_SPACE = "free some space, then go on with --resume auto"
+_FREE_SPACE = "free some space; a run then goes on with --resume auto"
 _ELSEWHERE = "choose a folder that can be written with --runs-dir"
 _ADVICE = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
-    errno.EFBIG: "raise the file size limit, then go on with --resume auto",
+    errno.EFBIG: "raise the file size limit; a run then goes on with --resume auto",
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
