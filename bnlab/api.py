@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnlab import analysis
 from bnlab.analysis import Comparison, Options, Run
-from bnlab.claims import Finding, find_findings
+from bnlab.claims import Finding, find_findings, find_network
 from bnlab.config import Config
 from bnlab.config import load_config as read_config_files
 from bnlab.errors import ConfigError
@@ -190,7 +190,16 @@ def compare(runs: Sequence[Run], **options: Any) -> Comparison:
     return analysis.compare(runs, Options(**options))
 
 
-def judge(runs_dir: PathLike = "runs") -> Mapping[str, Finding]:
-    """Every claim by name, with its verdict from the runs at hand alone."""
-    findings, _ = find_findings(Path(runs_dir))
+def judge(runs_dir: PathLike = "runs", model: str | None = None) -> Mapping[str, Finding]:
+    """Every claim by name, with its verdict from the runs at hand alone.
+
+    Args:
+        runs_dir: Folder of all runs.
+        model: Another network than the documents', as `bnlab claims --model` names it; only its
+            runs count.
+
+    Raises:
+        ConfigError: If there is no such network.
+    """
+    findings, _ = find_findings(Path(runs_dir), find_network(model))
     return {finding.claim.name: finding for finding in findings}

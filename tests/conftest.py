@@ -36,6 +36,7 @@ def tiny_config() -> MakeConfig:
 @pytest.fixture(autouse=True)
 def _one_thread_and_no_color(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "cache"))

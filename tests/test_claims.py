@@ -30,7 +30,9 @@ from bnlab.claims import (
     as_data,
     explain,
     find_findings,
+    find_network,
     judge,
+    not_asked,
     refuse_bending,
     stored_study,
     study_file,
@@ -43,6 +45,7 @@ from bnlab.claims._contrast import (
     named_range,
 )
 from bnlab.claims._evidence import RunIndex, gather, load_claim_plan
+from bnlab.claims._findings import _other_networks
 from bnlab.claims._rule import settling_n
 from bnlab.claims.convergence import octaves_saved, times
 from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
@@ -287,6 +290,96 @@ def as_run(config: Config) -> Run:
     return Run(
         Path(), "", "", "", config.seed, config.hash, {"train.epochs": 1}, "done", {}, {}, facts
     )
+
+
+def plan_on(name: str, preset: str, model: str) -> Plan:
+    return load_claim_plan(name, preset, Path("nowhere"), find_network(model))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("model", ["resnet18", "vgg11"])
+@pytest.mark.parametrize("name", CLAIMS)
+def test_on_another_network_a_claim_shares_no_run_with_the_documents_one(
+    name: str, model: str, preset: str
+) -> None:
+    there = plan_on(name, preset, model)
+    own = {config.hash for config in plan_of(name, preset).configs.values()}
+    assert own.isdisjoint(config.hash for config in there.configs.values())
+    assert {config.model.name for config in there.configs.values()} == {model}
+    finals = [
+        config.hash
+        for (stage, arm, _), config in there.configs.items()
+        if stage == "final" and arm not in there.spec.follow
+    ]
+    assert len(finals) == len(set(finals))
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [("fc_norm", "arm both differs"), ("depth", "arms none_16, batch_16 differ")],
+)
+def test_a_claim_about_what_a_network_lacks_is_not_asked_of_it(name: str, arms: str) -> None:
+    network = find_network("resnet18")
+    said = not_asked(CLAIMS[name], plan_on(name, "quick", "resnet18"), network)
+    assert said == f"cannot be asked of resnet18: there its {arms} in nothing from others"
+
+
+def test_dropout_is_not_asked_of_a_network_without_it() -> None:
+    plan = plan_on("dropout", "quick", "vgg11")
+    assert "none_dropout" in not_asked(CLAIMS["dropout"], plan, find_network("vgg11"))
+
+
+def test_without_a_hidden_layer_placement_is_one_comparison() -> None:
+    assert list(plan_on("placement", "quick", "resnet18").spec.arms) == ["before", "after"]
+    deep = plan_on("placement", "full", "resnet18").spec.arms
+    assert set(deep) == {
+        *("before", "after", "before_tanh", "after_tanh"),
+        *("none", "after_pool", "before_conv", "both"),
+    }
+
+
+def test_a_network_of_ones_own_is_asked_by_its_file_and_known_by_its_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def Net(num_classes):\n    ...\n")
+    network = find_network(f"{file}:Net")
+    plan = plan_on("accuracy", "quick", f"{file}:Net")
+    assert {config.model.file for config in plan.configs.values()} == {f"{file}:Net"}
+    assert plan.grids["none"].unordered == ()  # it initializes itself
+    assert network.label.startswith("Net-")
+    file.write_text("def Net(num_classes):\n    return None\n")
+    assert find_network(f"{file}:Net").label != network.label
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("resnt18", "did you mean 'resnet18'"),
+        ("file", "name the file"),
+        ("nowhere.py:Net", "cannot be read"),
+    ],
+)
+def test_a_network_that_is_not_there_is_named(model: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        find_network(model)
+
+
+def test_runs_on_another_network_give_verdicts_of_their_own_and_are_told_of(
+    tmp_path: Path,
+) -> None:
+    words = ["claims", "run", "placement", "--preset", "smoke", "--model", "resnet18", "--dry-run"]
+    assert CliRunner().invoke(app, [*words, "--runs-dir", str(tmp_path)]).exit_code == 0
+    network = find_network("resnet18")
+    plan = plan_on("placement", "smoke", "resnet18")
+    runs = [
+        replace(as_run(config), study=SHARED, config={"model.name": "resnet18"})
+        for config in plan.configs.values()
+    ]
+    index = RunIndex(runs)
+    assert gather(plan, "smoke", index, network).network.label == "resnet18"
+    assert gather(plan_of("placement", "smoke"), "smoke", index).finished == 0
+    (remark,) = _other_networks(runs, find_network(None))
+    assert "bnlab claims --model resnet18" in remark.what
+    assert _other_networks(runs, network) == []
 
 
 def test_a_run_of_another_configuration_is_not_taken_for_it() -> None:

@@ -35,11 +35,13 @@ from bnlab.claims._evidence import (
     PRESETS,
     SHARED,
     Gathered,
+    not_asked,
     refuse_bending,
     stored_study,
     study_file,
 )
 from bnlab.claims._findings import Finding, as_data, explain, find_findings, show_smallest
+from bnlab.claims._network import OWN, Network, find_network
 from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "CLAIM_LEVEL",
     "LIMITS",
     "MIN_N",
+    "OWN",
     "PRESETS",
     "ROOM",
     "RULE",
@@ -61,6 +64,7 @@ __all__ = [
     "Finding",
     "Gathered",
     "Line",
+    "Network",
     "Verdict",
     "as_data",
     "best_lrs",
@@ -69,12 +73,14 @@ __all__ = [
     "explain",
     "find_claim",
     "find_findings",
+    "find_network",
     "find_power",
     "judge",
     "judge_effect",
     "make_contrast",
     "make_median_contrast",
     "named_range",
+    "not_asked",
     "refuse_bending",
     "show_count",
     "show_effect",

@@ -111,6 +111,7 @@ class Claim:
         unit: Of the effect in tables: `pp` (storage: fractions) or `octaves`.
         treated: Arms of its study that the effect is made of, of the side that it favors.
         control: Those of the other side.
+        needs: Arms that it cannot be judged without beside these, as where one is a gate.
         measure: From evidence to the contrast; seeds that only name come first in both.
         at_best: Arms that the effect compares at their best learning rate; none of these may lie
             on the grid's edge.
@@ -145,6 +146,7 @@ class Claim:
     treated: tuple[str, ...]
     control: tuple[str, ...]
     measure: Callable[[Evidence], Contrast]
+    needs: tuple[str, ...] = ()
     at_best: tuple[str, ...] = ()
     smallest_under: Mapping[str, float] = field(default_factory=dict)
     about_training: bool = False

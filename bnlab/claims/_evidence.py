@@ -16,8 +16,9 @@ import numpy as np
 from bnlab.analysis import Run, make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.analysis.results import images_of
-from bnlab.claims._base import CLAIMS
+from bnlab.claims._base import CLAIMS, Claim
 from bnlab.claims._contrast import Array, Evidence
+from bnlab.claims._network import DOCUMENTS, OWN, Network, configs
 from bnlab.config import Config, flatten, parse_override
 from bnlab.errors import ConfigError
 from bnlab.study.file import Plan, Stage, show_value
@@ -50,29 +51,41 @@ def study_file(name: str) -> Path:
     own = CLAIMS[name].study
     if isinstance(own, Path):
         return own
-    package = Path(__file__).parents[1]
-    for configs in (package.parent / "configs", package / "configs"):
-        path = configs / "claims" / f"{own or name}.yaml"
-        if path.exists():
-            return path
-    raise ConfigError(f"{path}: missing; install bnlab again, or run it from a whole checkout")
+    path = configs("claims", f"{own or name}.yaml")
+    if path is None:
+        raise ConfigError(
+            f"configs/claims/{own or name}.yaml: missing; install bnlab again, or run it from a "
+            "whole checkout"
+        )
+    return path
 
 
-def stored_study(name: str, preset: str) -> str:
+def stored_study(name: str, preset: str, network: Network = OWN) -> str:
     """Where a claim's study is kept as it was run, below the runs folder."""
     own = CLAIMS[name].study
-    return f"{SHARED}/{own if isinstance(own, str) else name}-{preset}.yaml"
+    scope = preset if network.own else f"{preset}-{network.label}"
+    return f"{SHARED}/{own if isinstance(own, str) else name}-{scope}.yaml"
 
 
-def load_claim_plan(name: str, preset: str, runs_dir: Path) -> Plan:
+def load_claim_plan(name: str, preset: str, runs_dir: Path, network: Network = OWN) -> Plan:
     """The study of a claim under one preset, with the images and seeds that it was run with."""
     return load_plan(
         study_file(name),
         name=SHARED,
         preset=preset,
-        stored=stored_layer(runs_dir, stored_study(name, preset)),
+        network=network.layer(preset),
+        stored=stored_layer(runs_dir, stored_study(name, preset, network)),
         stored_seeds=True,
     )
+
+
+def not_asked(claim: Claim, plan: Plan, network: Network) -> str:
+    """Why a claim means nothing on a network, in words; "" if it does."""
+    gone = [arm for arm in (*claim.arms, *claim.needs) if arm not in plan.spec.arms]
+    if not gone:
+        return ""
+    told = f"arm {gone[0]} differs" if len(gone) == 1 else f"arms {', '.join(gone)} differ"
+    return f"cannot be asked of {network.label}: there its {told} in nothing from others"
 
 
 MAY_BE_SET = ("dataset.name", "dataset.root")
@@ -125,6 +138,8 @@ class Gathered:
         choices: What tuning chose, by arm; where each seed tunes for itself, what the pilot chose.
         scope: For what a verdict would hold, in words.
         guard: Why no verdict may be built on these runs; "" if nothing stands against one.
+        network: What network this is about, as tables call it.
+        void: Why the claim means nothing on that network; "" if it does.
         own: By arm and final seed, what that seed chose, where each seed tunes for itself.
         stuck: Arms that are then not trained, as their best lies at the edge of the grid.
         failed: Arms all of whose tuning runs diverged.
@@ -142,14 +157,26 @@ class Gathered:
     own: Mapping[str, Mapping[int, Choice]] = field(default_factory=dict)
     stuck: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    network: Network = OWN
+    void: str = ""
 
     def own_lrs(self, arm: str) -> dict[int, float]:
         """The learning rate that each final seed chose; nothing where one stands for all."""
         return {seed: _lr(choice.point) for seed, choice in self.own.get(arm, {}).items()}
 
 
-def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
-    """Find the runs of a claim's study."""
+def gather(
+    plan: Plan, preset: str, index: RunIndex, network: Network = OWN, void: str = ""
+) -> Gathered:
+    """Find the runs of a claim's study.
+
+    Args:
+        plan: The study.
+        preset: The preset that it stands under.
+        index: All runs at hand.
+        network: The network that it is asked of.
+        void: Why the claim means nothing there.
+    """
     cells = _Cells(plan, index)
     pilots = {arm: cells.pilot(arm) for arm in plan.tuned_arms}
     stuck = tuple(arm for arm, one in pilots.items() if plan.each(arm) and one.stuck)
@@ -161,7 +188,7 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         cells.final(arm, points)
     runs = tuple(run for run in cells.asked.values() if run is not None)
     total = len(cells.asked) + cells.unsettled + waiting + unsettled
-    whole = len(runs) == total and not stuck
+    whole = len(runs) == total and not stuck and not void
     return Gathered(
         preset,
         len(runs),
@@ -175,6 +202,8 @@ def gather(plan: Plan, preset: str, index: RunIndex) -> Gathered:
         own,
         stuck,
         tuple(arm for arm, one in pilots.items() if cells.failed(arm, one)),
+        network,
+        void,
     )
 
 
@@ -453,18 +482,12 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
     size = config.dataset.train_size
     images = f"{size:,} training images" if size else "all training images"
     notes = sorted({str(run.facts.dataset.note) for run in runs} - {""})
-    network = (
-        "-".join(map(str, config.model.widths))
-        + " conv, "
-        + ("-".join(map(str, config.model.hidden)) or "no")
-        + " hidden"
-    )
     machines = sorted({f"{run.facts.device} {run.facts.precision}" for run in runs})
     parts = [
         f"preset {preset}",
         f"{config.dataset.name}" + (f" ({'; '.join(notes)})" if notes else ""),
         images,
-        network,
+        _network_of(config),
         f"{config.train.epochs} epoch{'s' * (config.train.epochs > 1)}",
         f"{len(plan.spec.seeds)} final seeds",
         *([f"{len(plan.spec.tune_seeds)} tuning seeds"] if plan.tuned else []),
@@ -472,3 +495,14 @@ def _scope(plan: Plan, preset: str, runs: Sequence[Run]) -> str:
         *machines,
     ]
     return ", ".join(parts)
+
+
+def _network_of(config: Config) -> str:
+    model = config.model
+    if model.name == DOCUMENTS:
+        hidden = "-".join(map(str, model.hidden)) or "no"
+        return f"{'-'.join(map(str, model.widths))} conv, {hidden} hidden"
+    if model.file is not None:
+        return f"{Path(model.file).name} (source {model.source[:8]})"
+    sized = "width" in model.model_fields_set
+    return f"{model.name}{f' of width {model.width}' if sized else ''}"

@@ -2,12 +2,13 @@
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bnlab.analysis import load_runs
+from bnlab.analysis import Run, load_runs
 from bnlab.analysis.audit import Audited, Subject, audit, audit_as_data, barring
 from bnlab.analysis.stats import Interval, wilson_interval
 from bnlab.claims._base import (
@@ -27,12 +28,15 @@ from bnlab.claims._contrast import (
 )
 from bnlab.claims._evidence import (
     PRESETS,
+    SHARED,
     Gathered,
     RunIndex,
     gather,
     load_claim_plan,
+    not_asked,
     study_file,
 )
+from bnlab.claims._network import DOCUMENTS, OWN, Network
 from bnlab.claims._rule import MIN_N, RULE, judge
 from bnlab.errors import ConfigError
 from bnlab.records import Remark
@@ -73,7 +77,7 @@ class Finding:
         return self.claim.smallest(self.gathered.preset)
 
 
-def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
+def find_findings(runs_dir: Path, network: Network = OWN) -> tuple[list[Finding], list[Remark]]:
     """Judge each claim by the runs below a folder.
 
     A verdict depends on no other claim's runs. It is that of the strongest preset of which every
@@ -81,6 +85,7 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
 
     Args:
         runs_dir: Folder of all runs; may be missing.
+        network: Runs of this one count, and of no other.
 
     Returns:
         A finding for each claim, and remarks on runs that could not be read.
@@ -90,8 +95,27 @@ def find_findings(runs_dir: Path) -> tuple[list[Finding], list[Remark]]:
     broken = {name: fault for name in CLAIMS if (fault := _fault(name))}
     remarks += [Remark(f"claim {name}", f"{fault}; left out") for name, fault in broken.items()]
     names = [name for name in CLAIMS if name not in broken]
-    found = [_find(CLAIMS[name], _strongest(name, runs_dir, index), runs_dir) for name in names]
-    return found, remarks
+    found = [
+        _find(CLAIMS[name], _strongest(name, runs_dir, index, network), runs_dir) for name in names
+    ]
+    return found, [*remarks, *_other_networks(runs, network)]
+
+
+def _other_networks(runs: Sequence[Run], network: Network) -> list[Remark]:
+    """That claims' runs on further networks are at hand, which count for none of these verdicts."""
+    asked = "file" if ":" in network.model else network.model
+    counts = Counter(
+        str(run.config.get("model.name", DOCUMENTS)) for run in runs if run.study == SHARED
+    )
+    return [
+        Remark(
+            f"{count} runs of {name}",
+            "count for verdicts of their own: "
+            + ("name the file with --model" if name == "file" else f"bnlab claims --model {name}"),
+        )
+        for name, count in sorted(counts.items())
+        if name != asked
+    ]
 
 
 def _find(claim: Claim, gathered: Gathered, runs_dir: Path) -> Finding:
@@ -99,6 +123,8 @@ def _find(claim: Claim, gathered: Gathered, runs_dir: Path) -> Finding:
     if gathered.evidence is None:
         verdict = _unfinished(gathered)
         return Finding(claim, gathered, None, verdict, _command(claim, gathered, verdict, runs_dir))
+    if claim.again is not None and not set(claim.again.arms) <= gathered.evidence.best.keys():
+        claim = replace(claim, again=None)  # the two places are one on this network
     contrast = claim.contrast(gathered.evidence)
     audited = _audit(claim, gathered, contrast)
     barred = "; ".join(line for bar in barring(audited) for line in bar.said)
@@ -128,9 +154,13 @@ def _audit(claim: Claim, gathered: Gathered, contrast: Contrast) -> tuple[Audite
     return audit(subject)
 
 
-def _strongest(name: str, runs_dir: Path, index: RunIndex) -> Gathered:
+def _strongest(name: str, runs_dir: Path, index: RunIndex, network: Network) -> Gathered:
     """The best finished preset, else the one that is furthest."""
-    tried = [gather(load_claim_plan(name, p, runs_dir), p, index) for p in PRESETS]
+    plans = {preset: load_claim_plan(name, preset, runs_dir, network) for preset in PRESETS}
+    tried = [
+        gather(plan, preset, index, network, not_asked(CLAIMS[name], plan, network))
+        for preset, plan in plans.items()
+    ]
     whole = [one for one in tried if one.evidence is not None]
     if whole:
         return whole[0]
@@ -139,6 +169,8 @@ def _strongest(name: str, runs_dir: Path, index: RunIndex) -> Gathered:
 
 
 def _unfinished(gathered: Gathered) -> Verdict:
+    if gathered.void:
+        return Verdict("NOT TESTED", why=gathered.void)
     if not gathered.finished:
         return Verdict("NOT TESTED", why="no run of its study is at hand")
     if gathered.stuck:
@@ -157,7 +189,7 @@ def _unfinished(gathered: Gathered) -> Verdict:
 
 
 def _command(claim: Claim, gathered: Gathered, verdict: Verdict, runs_dir: Path) -> str:
-    if verdict.label in ("SUPPORTED", "REFUTED"):
+    if verdict.label in ("SUPPORTED", "REFUTED") or gathered.void:
         return ""
     preset = gathered.preset
     if gathered.evidence is not None:
@@ -165,6 +197,8 @@ def _command(claim: Claim, gathered: Gathered, verdict: Verdict, runs_dir: Path)
             return ""  # all of it is there; what would help is said in words
         preset = DEFAULT_PRESET if preset == "smoke" else "full"
     words = ["bnlab", "claims", "run", claim.name, "--preset", preset]
+    if not gathered.network.own:
+        words += ["--model", gathered.network.model]
     if runs_dir != Path("runs"):
         words += ["--runs-dir", str(runs_dir)]
     return shlex.join(words)
@@ -211,6 +245,7 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         "failures": None if failures is None else _failures_as_data(failures),
         "required_n": verdict.required_n,
         "preset": gathered.preset,
+        "network": gathered.network.label,
         "scope": gathered.scope,
         "runs_finished": gathered.finished,
         "runs_planned": gathered.total,

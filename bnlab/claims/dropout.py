@@ -173,6 +173,7 @@ CLAIMS.register("dropout")(
         unit="nats",
         treated=("batch",),
         control=("none",),
+        needs=("none_dropout", "batch_dropout"),
         at_best=("none", "batch"),
         measure=measure,
         imagine=imagine,

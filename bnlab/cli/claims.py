@@ -15,8 +15,10 @@ from bnlab.cli.output import (
     remark,
     this_command,
 )
+from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
+    from bnlab.claims import Network
     from bnlab.study.plan import Study
 
 app = typer.Typer(
@@ -27,6 +29,14 @@ Preset = Literal["smoke", "quick", "full"]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit 4 unless every claim shown is SUPPORTED.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.py:FUNCTION",
+        help="Ask of another network, a scope of its own; its file is run.",
+        show_default="convnet",
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Write claims.html, .md and .json into this folder.")
 ]
@@ -36,13 +46,16 @@ Out = Annotated[
 def claims(
     context: typer.Context,
     runs_dir: RunsDir = Path("runs"),
+    model: Model = None,
     strict: Strict = False,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """List every claim with its verdict, from the runs at hand alone."""
     if context.invoked_subcommand is None:
-        _show(None, runs_dir, strict, out, as_json)
+        from bnlab.claims import find_network
+
+        _show(None, runs_dir, find_network(model), strict, out, as_json)
 
 
 @app.command()
@@ -57,6 +70,7 @@ def run(
             "--set", "-s", metavar="KEY=VALUE", help="dataset.name and dataset.root only."
         ),
     ] = None,
+    model: Model = None,
     runs_dir: RunsDir = Path("runs"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the runs that are missing; train nothing.")
@@ -70,7 +84,10 @@ def run(
 ) -> None:
     """Train what is missing for some claims, then judge; runs are shared among claims."""
     at_once = count_jobs(jobs)
-    studies = _studies(names, preset, sets or (), runs_dir)
+    from bnlab.claims import find_network
+
+    network = find_network(model)
+    studies = _studies(names, preset, sets or (), runs_dir, network)
     from bnlab.cli.console import watching_study
     from bnlab.study.run import StudyOptions, raise_failures
     from bnlab.study.series import run_each
@@ -78,11 +95,12 @@ def run(
     if dry_run:
         _show_plans(studies, runs_dir, as_json)
         return
-    titled = {f"{name}, preset {preset}": study for name, study in studies.items()}
+    scope = f"preset {preset}" if network.own else f"preset {preset}, {network.label}"
+    titled = {f"{name}, {scope}": study for name, study in studies.items()}
     options = StudyOptions(at_once, device, executor=executor)
     for finished in run_each(titled, runs_dir, options, watching_study):
         raise_failures(finished, this_command())
-    _show(list(studies), runs_dir, strict, out, as_json)
+    _show(list(studies), runs_dir, network, strict, out, as_json)
 
 
 @app.command("explain")
@@ -94,24 +112,35 @@ def explain_claim(name: Annotated[str, typer.Argument(help="A claim.")]) -> None
 
 
 def _studies(
-    names: Sequence[str], preset: Preset, sets: Sequence[str], runs_dir: Path
+    names: Sequence[str], preset: Preset, sets: Sequence[str], runs_dir: Path, network: "Network"
 ) -> "dict[str, Study]":
     """The study of each claim, once, by its name."""
-    from bnlab.claims import SHARED, find_claim, refuse_bending, stored_study, study_file
+    from bnlab.claims import (
+        SHARED,
+        find_claim,
+        not_asked,
+        refuse_bending,
+        stored_study,
+        study_file,
+    )
     from bnlab.study.plan import load_shared_study
 
     refuse_bending(sets)
-    return {
-        name: load_shared_study(
-            study_file(name),
+    studies = {}
+    for claim in map(find_claim, dict.fromkeys(names)):
+        study = load_shared_study(
+            study_file(claim.name),
             sets,
             runs_dir=runs_dir,
             name=SHARED,
             preset=preset,
-            stored=stored_study(name, preset),
+            network=network.layer(preset),
+            stored=stored_study(claim.name, preset, network),
         )
-        for name in dict.fromkeys(find_claim(name).name for name in names)
-    }
+        if void := not_asked(claim, study, network):
+            raise ConfigError(f"claim {claim.name}: {void}")
+        studies[claim.name] = study
+    return studies
 
 
 def _show_plans(studies: "Mapping[str, Study]", runs_dir: Path, as_json: bool) -> None:
@@ -127,13 +156,18 @@ def _show_plans(studies: "Mapping[str, Study]", runs_dir: Path, as_json: bool) -
 
 
 def _show(
-    names: list[str] | None, runs_dir: Path, strict: bool, out: Path | None, as_json: bool
+    names: list[str] | None,
+    runs_dir: Path,
+    network: "Network",
+    strict: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Show the claims named, or all."""
     from bnlab.claims import as_data, find_findings
     from bnlab.report.claims import terminal_sections, write_claims
 
-    found, remarks = find_findings(runs_dir)
+    found, remarks = find_findings(runs_dir, network)
     shown = [one for one in found if names is None or one.claim.name in names]
     for met in remarks:
         remark(f"{met.where}: {met.what}")

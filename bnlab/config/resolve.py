@@ -7,7 +7,7 @@ experiment.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,13 +192,24 @@ def _unknown_names(tree: Mapping[str, Any]) -> Iterable[tuple[KeyPath, str]]:
                 yield path, fault
 
 
-def _meaningful(section: ConfigSection) -> dict[str, Any]:
-    """All fields of a section, defaults included, less those that mean nothing in it."""
-    idle = section.idle_fields()
+def _meaningful(section: ConfigSection, idle: Collection[str] = ()) -> dict[str, Any]:
+    """All fields of a section, defaults included, less those that mean nothing in it.
+
+    Args:
+        section: A section.
+        idle: Fields that mean nothing by what stands above it.
+    """
+    idle = section.idle_fields().union(idle)
     values = {
         field: getattr(section, field) for field in type(section).model_fields if field not in idle
     }
     return {
-        field: _meaningful(value) if isinstance(value, ConfigSection) else value
+        field: (
+            _meaningful(
+                value, [name.partition(".")[2] for name in idle if name.startswith(f"{field}.")]
+            )
+            if isinstance(value, ConfigSection)
+            else value
+        )
         for field, value in values.items()
     }

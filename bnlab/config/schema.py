@@ -67,7 +67,7 @@ class ConfigSection(BaseModel):
     the values. A plug-in of another package reads none of these fields."""
     never_with: ClassVar[Readers] = {}
     """Field -> (selector, values): likewise, while the selector has none of the values. Plug-ins of
-    other packages read all of these fields."""
+    other packages read all of these fields. `norm.fc` is a field of a section below."""
 
     def idle_fields(self) -> set[str]:
         """The fields that mean nothing beside the values of the others."""
@@ -210,6 +210,7 @@ class ModelConfig(ConfigSection):
         "dropout": ("name", ("resnet18", "vgg11", "file")),
         "activation": ("name", ("file",)),
         "init": ("name", ("file",)),
+        "norm.fc": ("name", ("resnet18", "vgg11")),  # their one linear layer is the classifier
     }
 
     name: str = "convnet"

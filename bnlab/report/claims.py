@@ -34,7 +34,7 @@ PLAIN = "95 % limits"
 def terminal_sections(findings: Sequence[Finding]) -> list[Section]:
     """A table of all, then each in a few lines."""
     return [
-        Section("claims", "Claims", (_overview(findings),)),
+        Section("claims", f"Claims{_on(findings)}", (_overview(findings),)),
         *(Section(f.claim.name, f.claim.name, (Bullets(_lines(f)),)) for f in findings),
     ]
 
@@ -42,9 +42,15 @@ def terminal_sections(findings: Sequence[Finding]) -> list[Section]:
 def page_sections(findings: Sequence[Finding]) -> list[Section]:
     """The same with every number, one section a claim."""
     return [
-        Section("claims", "Verdicts", (_overview(findings),)),
+        Section("claims", f"Verdicts{_on(findings)}", (_overview(findings),)),
         *(Section(f.claim.name, f.claim.name, _page(f)) for f in findings),
     ]
+
+
+def _on(findings: Sequence[Finding]) -> str:
+    """What network they are about, where it is not the documents'."""
+    others = {f.gathered.network.label for f in findings if not f.gathered.network.own}
+    return f" on {', '.join(others)}" if others else ""
 
 
 def write_claims(findings: Sequence[Finding], folder: Path) -> Path:

@@ -35,6 +35,7 @@ from bnlab.study.file import (
     show_point,
 )
 from bnlab.study.pilot import Grid, go_on
+from bnlab.study.twins import without_twins
 
 MAX_CONFIGS = 5_000
 """Arms times values of the grid. Checking one configuration takes a millisecond or two."""
@@ -43,12 +44,28 @@ MAX_FAULTS = 50
 
 
 class Builder:
-    """Turns a study file into configurations, collecting faults on the way."""
+    """Turns a study file into configurations, collecting faults on the way.
+
+    Args:
+        file: Its path.
+        layer: What it says.
+        spec: The same, checked key by key.
+        levels: By arm that is a combination of factors, its level of each.
+        elsewhere: Whether it is asked of another network than it was made for: what means nothing
+            there is left out instead of being a fault.
+    """
 
     def __init__(
-        self, file: Path, layer: Layer, spec: StudyFile, levels: Mapping[str, Mapping[str, str]]
+        self,
+        file: Path,
+        layer: Layer,
+        spec: StudyFile,
+        levels: Mapping[str, Mapping[str, str]],
+        *,
+        elsewhere: bool = False,
     ) -> None:
         self.file, self.layer, self.spec, self.levels = file, layer, spec, levels
+        self.elsewhere = elsewhere
         self.faults: dict[str, None] = {}
 
     def build(self) -> Plan:
@@ -93,10 +110,13 @@ class Builder:
                 assigned = [_assign(key, value, marks) for key, value in point]
                 self._build_stages(configs, arm, point, [*common, arm_layer, *assigned])
         self._stop_on_faults()
+        text = self._text(merge_layers(self._base()))
+        plan = Plan(self.spec, grids, same_point, configs, text, self.levels)
+        if self.elsewhere:
+            return without_twins(plan)
         self._check_distinct(configs, grids)
         self._stop_on_faults()
-        text = self._text(merge_layers(self._base()))
-        return Plan(self.spec, grids, same_point, configs, text, self.levels)
+        return plan
 
     def _extended(
         self,

@@ -42,6 +42,7 @@ def load_plan(
     *,
     name: str | None = None,
     preset: str | None = None,
+    network: Layer | None = None,
     stored: Layer | None = None,
     stored_seeds: bool = False,
 ) -> Plan:
@@ -52,6 +53,8 @@ def load_plan(
         overrides: `--set` assignments for all arms.
         name: Another name than the file's.
         preset: One of the file's presets, laid over it.
+        network: Another network, laid over the base. Arms that are the same there are one arm, the
+            first.
         stored: The study as it was run before; its overrides count if there are no others.
         stored_seeds: Whether its seeds count, too: what was planned then is whole, however many
             seeds are planned since.
@@ -67,6 +70,8 @@ def load_plan(
         layer.marks["name",] = f"--name {name}"
     if preset is not None:
         layer = _with_preset(file, layer, preset)
+    if network is not None:
+        layer = _on_network(layer, network)
     if overrides:
         layer.tree["overrides"] = list(overrides)
     elif "overrides" not in layer.tree and stored is not None:
@@ -76,7 +81,18 @@ def load_plan(
         layer.tree.update({key: stored.tree[key] for key in planned if key in stored.tree})
     crossed = cross(layer, build_section(StudyFile, layer))
     spec = build_section(StudyFile, crossed.layer)
-    return Builder(file, crossed.layer, spec, crossed.levels).build()
+    return Builder(file, crossed.layer, spec, crossed.levels, elsewhere=network is not None).build()
+
+
+def _on_network(layer: Layer, network: Layer) -> Layer:
+    """A study file with a network laid over its base."""
+    base = layer.tree.get("base", [])
+    parts = base if isinstance(base, list) else [base]
+    place = ("base", len(parts))
+    return Layer(
+        {**layer.tree, "base": [*parts, network.tree]},
+        {**layer.marks, **{(*place, *path): mark for path, mark in network.marks.items()}},
+    )
 
 
 def _with_preset(file: Path, layer: Layer, preset: str) -> Layer:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnlab.analysis.choose import Point
-from bnlab.config import arm_label
+from bnlab.config import Layer, arm_label
 from bnlab.errors import BnlabError, ConfigError
 from bnlab.records import RunFiles, find_runs, read_summary, run_path
 from bnlab.study.executors import Cell
@@ -101,7 +101,14 @@ def refuse_archive(runs_dir: Path) -> None:
 
 
 def load_shared_study(
-    file: Path, overrides: Sequence[str], *, runs_dir: Path, name: str, preset: str, stored: str
+    file: Path,
+    overrides: Sequence[str],
+    *,
+    runs_dir: Path,
+    name: str,
+    preset: str,
+    stored: str,
+    network: Layer | None = None,
 ) -> Study:
     """A study of which every run counts that is finished anywhere below `runs_dir`.
 
@@ -112,6 +119,7 @@ def load_shared_study(
         name: The folder below it that such studies share.
         preset: One of the file's presets.
         stored: Where the study is kept as it was run, below `runs_dir`.
+        network: Another network than the file's.
 
     Raises:
         ConfigError: As `load_study`.
@@ -122,6 +130,7 @@ def load_shared_study(
         overrides,
         name=name,
         preset=preset,
+        network=network,
         stored=stored_layer(runs_dir, stored),
     )
     return Study(
