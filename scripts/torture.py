@@ -10,6 +10,7 @@ Exits with 4 if anything failed. Linux only.
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -55,6 +56,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="the most for each part")
     parser.add_argument("--only", type=int, help="the number of one trial")
     given = parser.parse_args()
+    # A shell's background job ignores it, and so would every command that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tallies = []
     for name in given.part or PARTS:
         part = part_of(name)

@@ -114,7 +114,8 @@ class Kills(Part):
             command = self._zygote.start(COMMANDS[kind], folder)
             time.sleep(after)
             codes = how(command, draw)
-            hold_clean(command.wait(120), {0, 3, *codes}, f"{kind}: {', '.join(told)}")
+            what, silent = f"{kind}: {', '.join(told)}", how is stop_it_twice
+            hold_clean(command.wait(120), {0, 3, *codes}, what, silent=silent)
         again = self._zygote.run(COMMANDS[kind], folder, 120)
         what = f"{kind}: {', '.join(told)}; then again"
         hold_clean(again, {0, 3}, what)

@@ -72,8 +72,14 @@ def hold_same_runs(there: Path, here: Path) -> None:
         hold(not extra, f"{place}: left behind: {extra}")
 
 
-def hold_clean(ended: Ended, codes: set[int], what: str) -> None:
-    """No traceback, no lateness, an exit code that is documented for it.
+def hold_clean(ended: Ended, codes: set[int], what: str, *, silent: bool = False) -> None:
+    """No traceback, no lateness, an exit code that is documented for it, and words with a failure.
+
+    Args:
+        ended: What ended.
+        codes: That it may exit with.
+        what: Was done to it.
+        silent: Whether it may say nothing: a second Ctrl-C ends what the first one had to say.
 
     Raises:
         BrokeError: If not.
@@ -81,7 +87,8 @@ def hold_clean(ended: Ended, codes: set[int], what: str) -> None:
     hold(not ended.late, f"{what}: took over {ended.seconds:.0f} s")
     hold("Traceback" not in ended.err, f"{what} {ended}")
     hold(ended.code in codes, f"{what} {ended}")
-    hold(ended.code in (0, 3) or ended.code < 0 or ended.err.strip(), f"{what}: says nothing")
+    told = ended.code in (0, 3) or ended.code < 0 or silent or ended.err.strip()
+    hold(told, f"{what}: says nothing")
 
 
 def texts_below(folder: Path) -> Iterator[tuple[str, bytes]]:
