@@ -365,7 +365,10 @@ def test_a_network_that_cannot_be_traced_is_taken_in_the_order_of_its_modules(
     assert found["BN004"][0].layers == ("bn2",)
 
 
-@pytest.mark.parametrize("norm", ["ghost", "caffe", "batch_tf", "batch_reference", "noisy_batch"])
+OWN = ("ghost", "caffe", "batch_tf", "batch_reference", "noisy_batch", "renorm", "running")
+
+
+@pytest.mark.parametrize("norm", OWN)
 def test_bnlabs_own_batch_norms_are_known(norm: str) -> None:
     subject = subject_of_config(load_config((), [*HEALTHY, f"model.norm={norm}"]))
     assert len(subject.norms) == 3

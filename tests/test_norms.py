@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from copy import deepcopy
 
 import pytest
 import torch
@@ -77,13 +78,15 @@ repeatable_norm = pytest.mark.parametrize(
 def test_the_documented_normalizers_are_registered() -> None:
     assert set(NORMS) == {
         *("none", "batch", "batch_reference", "caffe", "batch_tf", "group", "layer", "instance"),
-        *("ghost", "affine_only", "frozen_init", "noisy_batch"),
+        *("ghost", "affine_only", "frozen_init", "noisy_batch", "renorm", "running"),
     }
 
 
 @pytest.mark.parametrize("name", list(NORMS))
 def test_every_fact_is_a_known_word(name: str) -> None:
-    assert NORMS.entry(name).facts <= {"batch_statistics", "per_position", "conv_only"}
+    assert NORMS.entry(name).facts <= {
+        *("batch_statistics", "per_position", "conv_only", "foldable")
+    }
 
 
 CHANGED: dict[str, object] = {
@@ -96,6 +99,9 @@ CHANGED: dict[str, object] = {
     "use_global_stats": True,
     "noise_mean": 3.0,
     "noise_std": 4.0,
+    "r_max": 1.5,
+    "d_max": 0.01,
+    "renorm_steps": 0,
 }
 
 
@@ -256,7 +262,7 @@ def test_a_new_norm_has_torch_names_and_an_identity_affine_map(
 def test_channels_last_input_gives_the_same_values(name: str) -> None:
     norm, features = ready(name), torch.randn(6, *MAPS)
     other = features.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(norm(features), norm(other))
+    torch.testing.assert_close(deepcopy(norm)(features), norm(other))
 
 
 @pytest.mark.parametrize("name", [n for n in NORMS if "batch_statistics" in NORMS.entry(n).facts])
@@ -294,7 +300,9 @@ def test_running_mean_moves_by_momentum(name: str) -> None:
     assert tensor_of(norm, "num_batches_tracked") == 1
 
 
-@pytest.mark.parametrize("name", ["batch", "batch_reference", "ghost", "noisy_batch"])
+@pytest.mark.parametrize(
+    "name", ["batch", "batch_reference", "ghost", "noisy_batch", "renorm", "running"]
+)
 def test_running_variance_averages_the_unbiased_one(name: str) -> None:
     norm = build(name, (1,), momentum=0.5)
     norm(torch.tensor([[0.0], [4.0]]))  # biased variance 4, unbiased 8
@@ -378,6 +386,75 @@ def test_on_vectors_per_position_is_per_feature() -> None:
     torch.testing.assert_close(
         build("batch_tf", VECTORS)(features), build("batch", VECTORS)(features)
     )
+
+
+# --------------------------------------------------------------------------- renorm and running
+
+
+def after_a_batch(name: str, **fields: object) -> tuple[nn.Module, Tensor]:
+    """A norm whose running statistics are no longer those that it starts from, and a batch."""
+    norm = build(name, MAPS, **fields).double()
+    norm(3 * torch.randn(8, *MAPS).double() + 2)
+    return norm, 2 * torch.randn(8, *MAPS).double() - 1
+
+
+def test_renorm_with_closed_bounds_is_batch_norm() -> None:
+    renorm, batch = after_a_batch("renorm", renorm_steps=10**9)
+    torch.testing.assert_close(renorm(batch), build("batch").double()(batch), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("renorm_steps", [0, 1])
+def test_renorm_within_its_bounds_trains_on_what_it_tests_with(renorm_steps: int) -> None:
+    norm, batch = after_a_batch("renorm", r_max=1e3, d_max=1e3, renorm_steps=renorm_steps)
+    tested = deepcopy(norm).eval()(batch)
+    torch.testing.assert_close(norm(batch), tested)
+
+
+def test_renorm_corrects_no_further_than_its_bounds() -> None:
+    norm, batch = after_a_batch("renorm", r_max=1.0, d_max=0.25, renorm_steps=0)
+    plain = build("batch").double()(batch)
+    moved = (norm(batch) - plain).detach()
+    assert float(moved.abs().max()) <= 0.25 + 1e-9
+    assert float(moved.abs().min()) == pytest.approx(0.25)  # the batch lies far from the last one
+
+
+def test_the_bounds_of_renorm_open_evenly() -> None:
+    norm, batch = after_a_batch("renorm", r_max=1.0, d_max=1.0, renorm_steps=4)
+    plain = build("batch").double()(batch)
+    moved = [float((deepcopy(norm)(batch) - plain).detach().abs().max())]
+    norm(3 * torch.randn(8, *MAPS).double() + 2)
+    moved.append(float((norm(batch) - plain).detach().abs().max()))
+    assert moved == pytest.approx([0.25, 0.5])
+
+
+def test_the_gradient_takes_the_corrections_of_renorm_for_constants() -> None:
+    norm, batch = after_a_batch("renorm", r_max=1e3, d_max=1e3, renorm_steps=0)
+    pull = torch.randn_like(batch)
+    features = batch.clone().requires_grad_()
+    sigma = (tensor_of(norm, "running_var") + 1e-5).sqrt()
+    (found,) = torch.autograd.grad((norm(features) * pull).sum(), features)
+    by_batch = batch.clone().requires_grad_()
+    (plain,) = torch.autograd.grad((build("batch").double()(by_batch) * pull).sum(), by_batch)
+    r = (batch.var((0, 2, 3), correction=0) + 1e-5).sqrt() / sigma
+    torch.testing.assert_close(found, plain * r.view(1, -1, 1, 1), rtol=1e-6, atol=1e-6)
+
+
+def test_running_lets_a_batch_in_and_normalizes_by_what_it_then_has() -> None:
+    norm, batch = after_a_batch("running")
+    trained = norm(batch)
+    torch.testing.assert_close(trained, norm.eval()(batch))
+
+
+def test_running_of_momentum_1_is_batch_norm_whose_gradient_knows_no_statistics() -> None:
+    norm, batch = after_a_batch("running", momentum=1.0)
+    features = batch.clone().requires_grad_()
+    outcome = norm(features)
+    samples = batch.numel() // batch.shape[1]
+    plain = build("batch", eps=1e-12).double()(batch) * ((samples - 1) / samples) ** 0.5
+    torch.testing.assert_close(outcome, plain, rtol=1e-3, atol=1e-3)
+    (found,) = torch.autograd.grad(outcome.sum(), features)
+    scale = (tensor_of(norm, "running_var") + 1e-5).rsqrt().view(1, -1, 1, 1)
+    torch.testing.assert_close(found, scale.expand_as(found))
 
 
 # ------------------------------------------------------------------------------------- caffe

@@ -130,6 +130,9 @@ class NormConfig(ConfigSection):
         "use_global_stats": ("name", ("caffe",)),
         "noise_mean": ("name", ("noisy_batch",)),
         "noise_std": ("name", ("noisy_batch",)),
+        "r_max": ("name", ("renorm",)),
+        "d_max": ("name", ("renorm",)),
+        "renorm_steps": ("name", ("renorm",)),
     }
     never_with: ClassVar[Readers] = {
         "placement": ("name", ("none",)),
@@ -176,6 +179,12 @@ class NormConfig(ConfigSection):
     U(-noise_mean, noise_mean)."""
     noise_std: float = Field(1.25, ge=1, le=1e6)
     """noisy_batch: and whose standard deviation is drawn from U(1, noise_std)."""
+    r_max: float = Field(3.0, ge=1, le=1e6)
+    """renorm: the most by which the batch's standard deviation is corrected, as a factor."""
+    d_max: float = Field(5.0, ge=0, le=1e6)
+    """renorm: the most by which its mean is corrected, in running standard deviations."""
+    renorm_steps: int = Field(5000, ge=0, le=1_000_000_000)
+    """renorm: steps over which both bounds open evenly, from those of batch norm."""
 
 
 class InitConfig(ConfigSection):

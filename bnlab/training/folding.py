@@ -19,21 +19,10 @@ from bnlab.errors import ConfigError
 from bnlab.training.models import Dropout, roles
 from bnlab.training.models._conv import Conv2d
 from bnlab.training.models._tracing import trace
-from bnlab.training.norms import Affine
-from bnlab.training.norms.batch_reference import BatchReference
-from bnlab.training.norms.batch_tf import BatchPerPosition
-from bnlab.training.norms.caffe import CaffeBatchNorm
-from bnlab.training.norms.frozen_init import FrozenInit
-from bnlab.training.norms.ghost import GhostBatchNorm
-from bnlab.training.norms.noisy_batch import NoisyBatchNorm
 
 # By exact type: what a subclass does in eval mode is not known.
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv2d)
 _OF_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_RUNNING = (
-    *(BatchReference, BatchPerPosition, GhostBatchNorm, NoisyBatchNorm),
-    *(CaffeBatchNorm, FrozenInit),
-)
 _IDENTITIES = (nn.Identity, Dropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 Front: TypeAlias = tuple[str, nn.Module]
@@ -167,7 +156,7 @@ def _obstacles(front: Front, norm: nn.Module, calls: Counter[Any]) -> Iterator[s
     """Why a normalizer stays; once there is a reason, nothing else is asked."""
     name, layer = front[0], cast("Any", front[1])
     mean = getattr(norm, "running_mean", None)
-    if type(norm) not in (*_OF_TORCH, *_RUNNING, Affine):
+    if type(norm) not in _OF_TORCH and not getattr(norm, "foldable", False):
         yield "not known to be a scale and a shift per channel in eval mode"
     if type(norm) in _OF_TORCH and mean is None:
         yield "it keeps no running statistics"

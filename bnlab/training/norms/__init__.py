@@ -24,7 +24,8 @@ configuration to a module on batches of them."""
 NORMS: registry.Registry[NormBuilder] = registry.NORMS
 """Facts: `batch_statistics` couples the images of a batch; `per_position` takes its statistics
 over the images alone, so that a channel's positions are no further samples; `conv_only` exists
-for feature maps only, and fully connected layers go without."""
+for feature maps only, and fully connected layers go without; `foldable` is in eval mode no more
+than `weight` and `bias` on what `running_mean` and `running_var`, if it has them, normalize."""
 
 __all__ = [
     "NORMS",
@@ -53,6 +54,7 @@ def build_norm(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     norm = NORMS[config.name](shape, config)
     if config.name != "none":
         norm.is_norm = True  # type: ignore[assignment]
+        norm.foldable = "foldable" in NORMS.entry(config.name).facts  # type: ignore[assignment]
     return norm
 
 

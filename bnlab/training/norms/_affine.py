@@ -81,6 +81,15 @@ def align(values: Tensor, features: Tensor) -> Tensor:
     return values.reshape(*values.shape, *[1] * (features.ndim - 1 - values.ndim))
 
 
+def require_samples(features: Tensor, samples: int) -> None:
+    """Refuse to normalize by a batch in which every feature has one value: all would be zero."""
+    if samples < 2:
+        raise ValueError(
+            "Expected more than 1 value per channel when training, got input size "
+            f"{tuple(features.shape)}"
+        )
+
+
 def widen(features: Tensor) -> Tensor:
     """Half precision as fp32; fp32 and fp64 as they are."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from bnlab.config import NormConfig
 from bnlab.training.norms import NORMS
-from bnlab.training.norms._affine import RunningAffine, align, widen
+from bnlab.training.norms._affine import RunningAffine, align, require_samples, widen
 
 
 class BatchReference(RunningAffine):
@@ -21,7 +21,7 @@ class BatchReference(RunningAffine):
         if self.training:
             over = [axis for axis in range(features.ndim) if axis != 1]
             count = features.numel() // features.shape[1]
-            _require_samples(features, count)
+            require_samples(features, count)
             mean = wide.mean(over)
             variance = (wide - align(mean, wide)).square().mean(over)
             self.track(mean, variance * count / (count - 1))
@@ -31,16 +31,7 @@ class BatchReference(RunningAffine):
         return self.scale_and_shift(normalized).to(features.dtype)
 
 
-@NORMS.register("batch_reference", facts=("batch_statistics",))
+@NORMS.register("batch_reference", facts=("batch_statistics", "foldable"))
 def batch_reference(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Batch normalization from its formulas, to check `batch` by."""
     return BatchReference(shape[:1], config)
-
-
-def _require_samples(features: Tensor, samples: int) -> None:
-    """Refuse to normalize by a batch in which every feature has one value: all would be zero."""
-    if samples < 2:
-        raise ValueError(
-            "Expected more than 1 value per channel when training, got input size "
-            f"{tuple(features.shape)}"
-        )

@@ -39,7 +39,7 @@ class BatchPerPosition(RunningAffine):
         return laid_out_like(features, normalized.view(features.shape))
 
 
-@NORMS.register("batch_tf", facts=("batch_statistics", "per_position"))
+@NORMS.register("batch_tf", facts=("batch_statistics", "per_position", "foldable"))
 def batch_tf(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Batch normalization as document 000 writes it in TensorFlow: per position."""
     return BatchPerPosition(shape, config)

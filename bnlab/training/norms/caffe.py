@@ -18,6 +18,10 @@ class CaffeBatchNorm(Affine):
     the first batch the factor is 0 and so, by definition, are mean and variance: normalizing by
     them multiplies by 1 / sqrt(eps).
 
+    Two deviations from BVLC's layer: with use_global_stats false it lets test batches into its
+    blobs too, where this leaves them, so that testing leaves no trace; and of a batch of one value
+    a channel, whose output there is 0, torch raises an error here.
+
     Args:
         channels: Number of channels.
         config: Its moving_average_fraction, use_global_stats, eps and affine are used.
@@ -71,10 +75,7 @@ class CaffeBatchNorm(Affine):
         return normalized
 
 
-@NORMS.register(
-    "caffe",
-    facts=("batch_statistics",),
-)
+@NORMS.register("caffe", facts=("batch_statistics", "foldable"))
 def caffe(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Caffe's BatchNorm and Scale, as in document 002."""
     return CaffeBatchNorm(shape[0], config)

@@ -58,7 +58,7 @@ class FrozenInit(Affine):
         self.calibrated = True
 
 
-@NORMS.register("frozen_init")
+@NORMS.register("frozen_init", facts=("foldable",))
 def frozen_init(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Statistics of the network at its start, kept; `calibrate` must measure them first."""
     return FrozenInit(shape[0], config)

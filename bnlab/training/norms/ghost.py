@@ -79,7 +79,7 @@ def ghost_batches(images: int, size: int) -> list[tuple[int, int]]:
     return [(count, each) for count, each in ((whole, size), (1, rest)) if count and each]
 
 
-@NORMS.register("ghost", facts=("batch_statistics",))
+@NORMS.register("ghost", facts=("batch_statistics", "foldable"))
 def ghost(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Batch statistics over `ghost_size` images, whatever the batch size of the optimizer."""
     return GhostBatchNorm(shape[0], config)

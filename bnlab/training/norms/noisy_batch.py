@@ -17,6 +17,10 @@ class NoisyBatchNorm(RunningAffine, Stochastic):
     U(-noise_mean, noise_mean), the deviation from U(1, noise_std): whatever stability of the
     distributions batch normalization gave, this takes away.
 
+    Unverified: the paper's text says independent noise of a mean that is not 0 and a variance that
+    is not 1, both changing in time; that it is added, and the constants 0.5 and 1.25, have not been
+    held against its appendix.
+
     Args:
         channels: Number of channels.
         config: Its noise_mean, noise_std, momentum, eps and affine are used.
@@ -40,10 +44,7 @@ class NoisyBatchNorm(RunningAffine, Stochastic):
         return (normalized + noise).to(normalized.dtype)
 
 
-@NORMS.register(
-    "noisy_batch",
-    facts=("batch_statistics",),
-)
+@NORMS.register("noisy_batch", facts=("batch_statistics", "foldable"))
 def noisy_batch(shape: tuple[int, ...], config: NormConfig) -> nn.Module:
     """Batch normalization followed by noise of changing mean and variance."""
     return NoisyBatchNorm(shape[0], config)
