@@ -465,6 +465,9 @@ def test_a_checkpoint_of_another_network_is_refused(
         ("position", None),
         ("wall_seconds", "long"),
         ("config_hash", None),
+        ("config_hash", torch.zeros(2)),
+        ("seed", torch.zeros(2)),
+        ("precision", torch.zeros(2)),
         ("optimizer", {"state": {0: {"momentum_buffer": torch.zeros(2)}}}),
         ("optimizer", {"param_groups": [{"params": []}]}),
         ("model", [1]),
@@ -479,7 +482,7 @@ def test_a_checkpoint_that_somebody_has_changed_is_refused_in_words(
     state = read_checkpoint(RunDir(root))
     changed = {**state[part], **changes} if isinstance(changes, dict) else changes
     RunDir(root).write_checkpoint(packed({**state, part: changed}))
-    with pytest.raises(RefusedError, match=r"does not fit|another run"):
+    with pytest.raises(RefusedError, match=r"does not fit|another run|was trained in"):
         run_experiment(tiny_config(), root, RunOptions(resume="auto"))
 
 

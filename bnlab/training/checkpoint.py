@@ -79,16 +79,17 @@ def load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
     if not run_dir.checkpoint.exists():
         return
     state = read_checkpoint(run_dir)
-    own = task.config.hash, task.config.seed
-    if (state["config_hash"], state.get("seed", own[1])) != own:
+    seed = task.config.seed
+    own = _same(state["config_hash"], task.config.hash) and _same(state.get("seed", seed), seed)
+    if not own:
         raise RefusedError(
             f"{run_dir.checkpoint}: the checkpoint of another run; delete "
             f"{run_dir.checkpoint.parent} to train this run from its start"
         )
-    if state["precision"] != task.precision:
+    if not _same(state["precision"], task.precision):
         raise RefusedError(
-            f"{run_dir.root}: was trained in {state['precision']}, this device would go on in "
-            f"{task.precision}; set train.precision or choose the --device it ran on"
+            f"{run_dir.root}: was trained in {shown(str(state['precision']))}, this device would "
+            f"go on in {task.precision}; set train.precision or choose the --device it ran on"
         )
     try:
         task.model.load_state_dict(state["model"])
@@ -104,6 +105,11 @@ def load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
             f"({type(error).__name__}: {first_line(error)}); delete "
             f"{run_dir.checkpoint.parent} to train this run from its start"
         ) from None
+
+
+def _same(stored: Any, own: int | str) -> bool:
+    """Whether they are equal: a tensor in a damaged file would compare value by value."""
+    return type(stored) is type(own) and bool(stored == own)
 
 
 def first_line(error: Exception) -> str:
