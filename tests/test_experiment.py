@@ -25,6 +25,7 @@ from bnlab.training.checkpoint import packed, read_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
 from bnlab.training.loop import Position
+from bnlab.training.probes import PROBES
 from bnlab.training.task import build_task, mixed_batches, spread
 
 # ------------------------------------------------------------------------------ the record
@@ -191,6 +192,26 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     run_experiment(config, cut, RunOptions(resume="must"))
     assert_same_run(whole, cut)
     assert len(raw_run(RunDir(cut))["attempts"]) == 2
+
+
+def test_what_probes_remember_and_look_ahead_at_outlives_a_stop(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    names = [name for name in PROBES if PROBES.entry(name).facts & {"remembers", "costly"}]
+    schedule = ("optim.schedule=linear", "train.epochs=3", "model.norm.name=noisy_batch")
+    config = tiny_config(f"probes=[{', '.join(names)}]", *schedule)
+    whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
+    run_experiment(config, whole)
+    for place in ((0, 2), (1, 1), (2, 4)):
+        with pytest.raises(StopRequestedError):
+            run_experiment(config, cut, RunOptions(resume="auto"), StopAt(*place))
+    run_experiment(config, cut, RunOptions(resume="must"))
+    assert_same_run(whole, cut)
+    plain = run_path(tmp_path / "plain", config)
+    run_experiment(tiny_config(*schedule), plain)
+    for left, right in zip(curves(plain), curves(whole), strict=True):
+        assert left == {key: right[key] for key in left}
+        assert "probe/drift_sd_epoch/conv2" in right
 
 
 def test_going_on_with_other_threads_or_another_torch_is_said_and_recorded(

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -7,9 +7,10 @@ import torch
 from conftest import MakeConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from bnlab.training.models import build_model
-from bnlab.training.probes import PROBES, Sample, run_probes
+from bnlab.training.probes import PROBES, Sample, look_at_start, run_probes
 from bnlab.training.probes.activations import activations
 from bnlab.training.probes.gradients import gradients
 from bnlab.training.probes.weights import weights
@@ -25,6 +26,29 @@ def batch(images: int = 20) -> Sample:
         return list(zip(pixels.split(size), labels.split(size), strict=True))
 
     return Sample(pixels, labels, 8, batches, batches)
+
+
+def trained_on(model: nn.Module, sample: Sample, optimizer: Optimizer | None = None) -> Sample:
+    """The sample with steps that the training goes on with."""
+
+    def ahead() -> tuple[Optimizer, Iterator[tuple[Tensor, Tensor]]]:
+        made = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        assert sample.train is not None
+        return optimizer or made, iter(sample.train(10))
+
+    return replace(sample, ahead=ahead, memory={})
+
+
+class Planted(Optimizer):
+    """Takes a known step, whatever the gradients are."""
+
+    def __init__(self, model: nn.Module, change: Callable[[], None]) -> None:
+        super().__init__(model.parameters(), {"lr": 1.0})
+        self._change = change
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        with torch.no_grad():
+            self._change()
 
 
 @pytest.fixture
@@ -47,7 +71,8 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def test_every_probe_gives_finite_numbers_under_its_own_tags_and_leaves_no_trace(
     name: str, model: nn.Sequential
 ) -> None:
-    sample = batch()
+    sample = trained_on(model, batch())
+    look_at_start([name], model, sample)
     model(sample.images).sum().backward()
     model.eval()
     model[0].train()
@@ -198,3 +223,51 @@ def test_a_network_without_running_statistics_has_nothing_to_choose(
 def test_probes_of_the_end_wait_for_it_and_for_test_images(model: nn.Sequential) -> None:
     assert run_probes(["statistics"], model, batch()) == {}
     assert run_probes(["statistics"], model, replace(batch(), test=None), last=True) == {}
+
+
+# --------------------------------------------------------------------------- inputs of layers
+
+
+def no_norm(tiny_config: MakeConfig, *overrides: str) -> nn.Module:
+    return build_model(tiny_config("model.norm=none", *overrides).model, seed=0).double()
+
+
+def double_the_first_layer(model: nn.Module) -> None:
+    """ReLU being homogeneous, all that conv2 gets is doubled."""
+    with torch.no_grad():
+        for parameter in model.get_submodule("conv1").parameters():
+            parameter.mul_(2)
+
+
+def test_a_planted_drift_of_inputs_is_found_in_octaves_and_standard_deviations(
+    tiny_config: MakeConfig,
+) -> None:
+    model, name = no_norm(tiny_config, "model.dropout=0.5"), "layer_inputs"
+    sample = trained_on(model, batch(), Planted(model, lambda: double_the_first_layer(model)))
+    look_at_start([name], model, sample)
+    inputs = outputs(model.eval(), sample.images)["conv1_pool"].transpose(0, 1).flatten(1)
+    std, mean = torch.std_mean(inputs, dim=1)
+    values = run_probes([name], model, sample)
+    assert not any(tag.endswith("/conv1") for tag in values)
+    assert values["probe/drift_sd_epoch/conv2"] == 0
+    assert values["probe/drift_mean_epoch/fc1"] == 0
+    assert values["probe/drift_sd_step/conv2"] == pytest.approx(1)
+    moved = (mean / std).nanmedian().item()
+    assert values["probe/drift_mean_step/conv2"] == pytest.approx(moved)
+    double_the_first_layer(model)
+    later = run_probes([name], model, sample)
+    assert later["probe/drift_sd_epoch/conv2"] == pytest.approx(1)
+    assert run_probes([name], model, sample)["probe/drift_sd_epoch/conv2"] == 0
+
+
+def test_a_channel_that_is_constant_has_no_drift(tiny_config: MakeConfig) -> None:
+    model = no_norm(tiny_config)
+    bias = model.get_parameter("conv1.bias")
+    with torch.no_grad():
+        bias[1:] = -1e6
+    sample = trained_on(model, batch(), Planted(model, lambda: double_the_first_layer(model)))
+    values = run_probes(["layer_inputs"], model, sample)
+    assert values["probe/drift_sd_step/conv2"] == pytest.approx(1)
+    with torch.no_grad():
+        bias[0] = -1e6
+    assert math.isnan(run_probes(["layer_inputs"], model, sample)["probe/drift_sd_step/conv2"])

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from bnlab.doctor.subject import Subject, inputs_of, kept
+from bnlab.doctor.subject import Subject, kept
 from bnlab.doctor.wiring import is_batch_norm, is_dropout
 from bnlab.training.models import outputs_of
-from bnlab.training.probes import Sample
+from bnlab.training.probes import Sample, inputs_of
 from bnlab.training.probes.statistics import average_statistics, in_training, tracking_norms
 
 PART = 128
