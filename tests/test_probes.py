@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -42,7 +43,7 @@ def trained_on(model: nn.Module, sample: Sample, optimizer: Optimizer | None = N
 class Planted(Optimizer):
     """Takes a known step, whatever the gradients are."""
 
-    def __init__(self, model: nn.Module, change: Callable[[], None]) -> None:
+    def __init__(self, model: nn.Module, change: Callable[[], object]) -> None:
         super().__init__(model.parameters(), {"lr": 1.0})
         self._change = change
 
@@ -271,3 +272,57 @@ def test_a_channel_that_is_constant_has_no_drift(tiny_config: MakeConfig) -> Non
     with torch.no_grad():
         bias[0] = -1e6
     assert math.isnan(run_probes(["layer_inputs"], model, sample)["probe/drift_sd_step/conv2"])
+
+
+# ---------------------------------------------------------------------- shift of the gradients
+
+
+def shift_of(model: nn.Module, change: Callable[[], object]) -> dict[str, float]:
+    return run_probes(["shift"], model, trained_on(model, batch(), Planted(model, change)))
+
+
+def test_a_gradient_shifts_by_what_earlier_layers_alone_have_moved(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.training.probes.shift.STEPS", 1)
+    model = build_model(tiny_config().model, seed=0).double()
+    sample = trained_on(model, batch())
+    found = run_probes(["shift"], model, sample)
+    images, labels = sample.images[:10], sample.labels[:10]
+    moved, mixed = copy.deepcopy(model), copy.deepcopy(model)
+    F.cross_entropy(moved(images), labels).backward()
+    optimizer = torch.optim.SGD(moved.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer.step()
+    for name, layer in list(mixed.named_children()):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and name != "conv1":
+            loss = F.cross_entropy(mixed(images), labels)
+            (shifted,) = torch.autograd.grad(loss, layer.weight)
+            grad = moved.get_parameter(f"{name}.weight").grad
+            assert grad is not None
+            change = (grad - shifted).norm()
+            assert found[f"probe/gradient_shift/{name}"] == pytest.approx(change.item())
+            relative = change / grad.norm()
+            assert found[f"probe/gradient_shift_relative/{name}"] == pytest.approx(relative.item())
+            cosine = F.cosine_similarity(grad.flatten(), shifted.flatten(), dim=0)
+            assert found[f"probe/gradient_shift_cosine/{name}"] == pytest.approx(cosine.item())
+        parts = [(name, dict(moved.named_children())[name])]
+        layer.load_state_dict(parts[0][1].state_dict())
+    assert "probe/gradient_shift/conv1" not in found
+
+
+def test_a_step_of_later_layers_shifts_no_gradient(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config("model.dropout=0.5", "model.norm=noisy_batch").model, seed=0)
+    model.double()
+    found = shift_of(model, lambda: model.get_parameter("classifier.weight").mul_(3))
+    assert {found[tag] for tag in found if "cosine" not in tag} == {0}
+    assert all(found[t] == pytest.approx(1) for t in found if "cosine" in t)
+
+
+def test_the_scale_of_a_weight_shifts_no_gradient_behind_batch_norm_but_its_gamma_does(
+    tiny_config: MakeConfig,
+) -> None:
+    model = build_model(tiny_config("model.norm.eps=1e-12").model, seed=0).double()
+    without, tag = no_norm(tiny_config), "probe/gradient_shift_relative/conv2"
+    assert shift_of(model, lambda: model.get_parameter("conv1.weight").mul_(1.1))[tag] < 1e-10
+    assert shift_of(without, lambda: without.get_parameter("conv1.weight").mul_(1.1))[tag] > 1e-3
+    assert shift_of(model, lambda: model.get_parameter("conv1_norm.weight")[0].mul_(2))[tag] > 1e-3
