@@ -14,6 +14,7 @@ from bnlab.training.models import build_model
 from bnlab.training.probes import PROBES, Sample, look_at_start, run_probes
 from bnlab.training.probes.activations import activations
 from bnlab.training.probes.gradients import gradients
+from bnlab.training.probes.landscape import FACTORS, PART, along_gradient
 from bnlab.training.probes.weights import weights
 
 
@@ -326,3 +327,52 @@ def test_the_scale_of_a_weight_shifts_no_gradient_behind_batch_norm_but_its_gamm
     assert shift_of(model, lambda: model.get_parameter("conv1.weight").mul_(1.1))[tag] < 1e-10
     assert shift_of(without, lambda: without.get_parameter("conv1.weight").mul_(1.1))[tag] > 1e-3
     assert shift_of(model, lambda: model.get_parameter("conv1_norm.weight")[0].mul_(2))[tag] > 1e-3
+
+
+# ------------------------------------------------------------------------------- the landscape
+
+
+def test_the_landscape_of_a_quadratic_is_that_of_its_formula() -> None:
+    """With L = c |p|^2 / 2 every distance along the gradient is known."""
+    curvature, lr = 3.0, 0.1
+    parameter = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    unmoved = torch.zeros(2, dtype=torch.float64)  # no norm and no gradient: it must not spoil it
+
+    def look() -> tuple[Tensor, list[Tensor]]:
+        loss = curvature * parameter.square().sum() / 2
+        return loss, [curvature * parameter, torch.zeros_like(unmoved)]
+
+    found = along_gradient(look, [parameter, unmoved], lr)
+    here, size = curvature * 25 / 2, 5.0
+    shrunk = [(1 - factor * lr * curvature) ** 2 for factor in FACTORS]
+    relative = [(1 - factor * PART) ** 2 for factor in FACTORS]
+    expected = {
+        "landscape_loss/here": here,
+        "landscape_loss/raw_least": here * min(shrunk),
+        "landscape_loss/raw_most": here * max(shrunk),
+        "landscape_loss/scale_free_least": here * min(relative),
+        "landscape_loss/scale_free_most": here * max(relative),
+        "gradient_change/raw_least": curvature**2 * size * lr * FACTORS[0],
+        "gradient_change/raw_most": curvature**2 * size * lr * FACTORS[-1],
+        "gradient_change/scale_free_least": PART * FACTORS[0],
+        "gradient_change/scale_free_most": PART * FACTORS[-1],
+        "smoothness/raw": curvature,
+        "smoothness/scale_free": 1,
+    }
+    assert found == {f"probe/{tag}": pytest.approx(value) for tag, value in expected.items()}
+
+
+def test_rescaling_weights_in_front_of_batch_norm_changes_the_raw_landscape_alone(
+    tiny_config: MakeConfig,
+) -> None:
+    model = build_model(tiny_config("model.norm.eps=1e-12").model, seed=0).double()
+    found = []
+    for _ in range(2):
+        found.append(run_probes(["landscape"], model, trained_on(model, batch())))
+        with torch.no_grad():
+            model.get_parameter("conv2.weight").mul_(10)
+            model.get_parameter("fc1.weight").mul_(0.1)
+    before, after = found
+    for tag, value in before.items():
+        same = after[tag] == pytest.approx(value, rel=1e-6)
+        assert same == ("scale_free" in tag or tag.endswith("here")), tag

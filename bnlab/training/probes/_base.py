@@ -123,22 +123,33 @@ def inputs_of(
             hook.remove()
 
 
-class Noise:
-    """The random streams of a network as they stand, so that several passes draw the same."""
+class ForwardState:
+    """What a forward pass in training mode changes, as it stands: buffers and random streams.
+
+    Put back before each of several passes, all compute the same function.
+
+    Args:
+        model: The network.
+        device: Where it is.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._own = [
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._streams = [
             (module, module.get_extra_state())
             for module in model.modules()
             if isinstance(module, Stochastic)
         ]
         self._cpu = torch.get_rng_state()
-        self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         self._device = device
+        self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
-    def again(self) -> None:
-        """Go back to where they stood."""
-        for module, state in self._own:
+    def put_back(self) -> None:
+        """Let everything stand so again."""
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+        for module, state in self._streams:
             module.set_extra_state(state)
         torch.set_rng_state(self._cpu)
         if self._gpu is not None:
@@ -168,3 +179,10 @@ def step_by(
         parameter.grad = grad
     optimizer.step()
     torch.clear_autocast_cache()  # it holds the weights from before in half precision
+
+
+def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give parameters these values, in place: captured steps read them there."""
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bnlab.training.models import roles
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Batch, Noise, Sample, gradients_in, step_by
+from bnlab.training.probes._base import Batch, ForwardState, Sample, gradients_in, put, step_by
 
 STEPS = 4
 """Steps that are averaged over: every epoch of five gives the twenty of a run."""
@@ -53,29 +53,28 @@ def _one_step(
 ) -> dict[str, Tensor]:
     """Take a step; by layer ||G - G'||, ||G - G'|| / ||G|| and their cosine: (3,), fp64."""
     names = {layer: name for name, layer in roles(model).weighted.items()}
-    parameters, buffers = list(model.parameters()), list(model.buffers())
-    noise, seen = Noise(model, batch[0].device), _copies(buffers)
+    parameters, device = list(model.parameters()), batch[0].device
+    before = ForwardState(model, device)
     with _calls(model) as called:
         _, grads = gradients_in(model, batch, parameters)
-    tracked = _copies(buffers)
+    after = ForwardState(model, device)
     grad_of: dict[Tensor, Tensor] = dict(zip(parameters, grads, strict=True))
     here = _copies(parameters)
     step_by(optimizer, parameters, grads)
     there = dict(zip(parameters, _copies(parameters), strict=True))
-    _put(parameters, here)
+    put(parameters, here)
 
     found, moved = dict[str, Tensor](), False
     for module in called:
         own = list(module.parameters(recurse=False))
         if module in names and moved:
-            noise.again()
-            _put(buffers, seen)
+            before.put_back()
             _, (shifted,) = gradients_in(model, batch, [module.weight])
             found[names[module]] = _compare(grad_of[module.weight], shifted)
-        _put(own, [there[parameter] for parameter in own])
+        put(own, [there[parameter] for parameter in own])
         moved = moved or bool(own)
-    _put(parameters, list(there.values()))
-    _put(buffers, tracked)
+    put(parameters, list(there.values()))
+    after.put_back()
     return found
 
 
@@ -102,9 +101,3 @@ def _calls(model: nn.Module) -> Iterator[dict[nn.Module, None]]:
 
 def _copies(values: Sequence[Tensor]) -> list[Tensor]:
     return [value.detach().clone() for value in values]
-
-
-def _put(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for place, value in zip(places, values, strict=True):
-            place.copy_(value)
