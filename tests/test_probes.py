@@ -376,3 +376,52 @@ def test_rescaling_weights_in_front_of_batch_norm_changes_the_raw_landscape_alon
     for tag, value in before.items():
         same = after[tag] == pytest.approx(value, rel=1e-6)
         assert same == ("scale_free" in tag or tag.endswith("here")), tag
+
+
+# --------------------------------------------------------------------------------- correlation
+
+
+def test_channels_and_images_are_compared_pair_by_pair(tiny_config: MakeConfig) -> None:
+    model = build_model(tiny_config().model, seed=0).double()
+    sample = batch(19)
+    seen, found = outputs(model, sample.images), run_probes(["correlation"], model, sample)
+    for name in ("conv1", "conv2", "fc1", "classifier"):
+        matrices = {
+            "channel_correlation": torch.corrcoef(seen[name].transpose(0, 1).flatten(1)),
+            "image_cosine": F.cosine_similarity(
+                seen[name].flatten(1)[None], seen[name].flatten(1)[:, None], dim=-1
+            ),
+        }
+        for quantity, matrix in matrices.items():
+            pairs = matrix.abs()[~torch.eye(len(matrix)).bool()]
+            tag = f"probe/{quantity}/{name}"
+            assert found[tag] == pytest.approx(pairs.mean().item(), abs=1e-9), tag
+
+
+def test_batch_norm_changes_no_correlation_of_channels_but_turns_images_apart(
+    tiny_config: MakeConfig,
+) -> None:
+    model = build_model(tiny_config().model, seed=0).double()
+    with torch.no_grad():
+        model.get_parameter("conv2.bias").add_(3)  # what all images share
+        model.get_parameter("conv2_norm.weight").uniform_(-2, 2)
+    found = run_probes(["correlation"], model, batch())
+    before, behind = ("conv2", "conv2_norm")
+    tag = "probe/channel_correlation/"
+    assert found[tag + behind] == pytest.approx(found[tag + before], rel=1e-6)
+    tag = "probe/image_cosine/"
+    assert found[tag + behind] < 0.5 < found[tag + before]
+
+
+def test_a_constant_channel_correlates_with_none(tiny_config: MakeConfig) -> None:
+    model = no_norm(tiny_config)
+    whole = run_probes(["correlation"], model, batch())["probe/channel_correlation/conv1"]
+    seen = torch.corrcoef(outputs(model, batch().images)["conv1"].transpose(0, 1).flatten(1))[
+        1:, 1:
+    ]
+    with torch.no_grad():
+        model.get_parameter("conv1.weight")[0] = 0
+        model.get_parameter("conv1.bias")[0] = 1 / 3
+    pairs = seen.abs()[~torch.eye(len(seen)).bool()]
+    found = run_probes(["correlation"], model, batch())["probe/channel_correlation/conv1"]
+    assert found == pytest.approx(pairs.mean().item()) != whole

@@ -103,4 +103,4 @@ def _norms(tensors: Tensors) -> Tensors:
 
 def _length(tensors: Tensors) -> Tensor:
     """Of all of them as one vector."""
-    return torch.linalg.vector_norm(torch.stack(_norms(tensors)), dtype=torch.float64)
+    return torch.stack(_norms(tensors)).double().square().sum().sqrt()
