@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from bnlab.training.models import build_model
+from bnlab.training.norms import calibrate
 from bnlab.training.probes import PROBES, Sample, look_at_start, run_probes
 from bnlab.training.probes.activations import activations
 from bnlab.training.probes.gradients import gradients
@@ -425,3 +426,54 @@ def test_a_constant_channel_correlates_with_none(tiny_config: MakeConfig) -> Non
     pairs = seen.abs()[~torch.eye(len(seen)).bool()]
     found = run_probes(["correlation"], model, batch())["probe/channel_correlation/conv1"]
     assert found == pytest.approx(pairs.mean().item()) != whole
+
+
+# ---------------------------------------------------------------------------- norms of weights
+
+
+def test_filter_norms_are_those_of_output_channels_and_growth_is_in_octaves(
+    tiny_config: MakeConfig,
+) -> None:
+    model = no_norm(tiny_config)
+    sample = trained_on(model, batch())
+    look_at_start(["weight_norms"], model, sample)
+    weight = model.get_parameter("conv2.weight")
+    assert run_probes(["weight_norms"], model, sample)["probe/weight_growth/conv2"] == 0
+    with torch.no_grad():
+        weight.mul_(4)
+        weight[0] /= 64
+    found = run_probes(["weight_norms"], model, sample)
+    norms = weight.detach().flatten(1).norm(dim=1)
+    assert found["probe/filter_norm_median/conv2"] == pytest.approx(norms.quantile(0.5).item())
+    assert found["probe/filter_norm_low/conv2"] == pytest.approx(norms.quantile(0.1).item())
+    assert 1.8 < found["probe/weight_growth/conv2"] < 2
+    assert found["probe/weight_growth/fc1"] == 0
+
+
+@pytest.mark.parametrize("norm", ["batch", "ghost", "caffe", "noisy_batch", "instance"])
+def test_in_front_of_batch_norm_no_gradient_points_along_its_filter(
+    tiny_config: MakeConfig, norm: str
+) -> None:
+    settings = (f"model.norm.name={norm}", "model.norm.eps=1e-12", "model.norm.ghost_size=5")
+    model = build_model(tiny_config(*settings).model, seed=0).double()
+    found = run_probes(["weight_norms"], model, trained_on(model, batch()))
+    layers = ["conv1", "conv2"] + ["fc1"] * (norm != "instance")
+    for name in layers:
+        assert found[f"probe/radial_gradient/{name}"] < 1e-8
+        median = found[f"probe/filter_norm_median/{name}"]
+        assert found[f"probe/effective_lr/{name}"] == pytest.approx(0.01 / median**2)
+    assert found["probe/radial_gradient/classifier"] > 1e-3
+    assert "probe/effective_lr/classifier" not in found
+
+
+@pytest.mark.parametrize("norm", ["none", "frozen_init", "affine_only"])
+def test_where_the_scale_of_a_filter_matters_it_has_no_effective_learning_rate(
+    tiny_config: MakeConfig, norm: str
+) -> None:
+    model = build_model(tiny_config(f"model.norm={norm}").model, seed=0)
+    sample = batch()
+    sample = replace(sample, train=lambda _: [(sample.images.float(), sample.labels)])
+    calibrate(model, sample.images.float())
+    found = run_probes(["weight_norms"], model, trained_on(model, sample))
+    assert not [tag for tag in found if "effective" in tag]
+    assert found["probe/radial_gradient/conv1"] > 1e-3
