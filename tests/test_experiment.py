@@ -711,6 +711,9 @@ def test_a_run_is_probed_every_epoch_and_once_at_its_end(
     assert by_statistics[:-1] == [[]] * (len(read) - 1)
     assert len(by_statistics[-1]) == 3
     assert not any("test" in tag for record in unread for tag in record)
+    run_experiment(tiny_config("probes=[inference]", "train.test_every=0"), tmp_path / "once")
+    tested = ["probe/test_loss/pooled" in r for r in raw_metrics(RunDir(tmp_path / "once"))]
+    assert tested == [False, True]
     plain = run_experiment(tiny_config(), tmp_path / "plain")
     probed = raw_summary(RunDir(tmp_path / "read"))
     assert probed["test/loss"] == plain["test/loss"]

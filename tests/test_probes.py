@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from bnlab.training.models import build_model
-from bnlab.training.norms import calibrate
-from bnlab.training.probes import PROBES, Sample, look_at_start, run_probes
+from bnlab.training.norms import build_norm, calibrate
+from bnlab.training.probes import PROBES, Sample, look_at_start, run_probes, tracking_norms
+from bnlab.training.probes._running import moments_of, set_statistics
 from bnlab.training.probes.activations import activations
 from bnlab.training.probes.gradients import gradients
 from bnlab.training.probes.landscape import FACTORS, PART, along_gradient
@@ -127,6 +128,32 @@ def test_activation_gradients_are_those_of_the_mean_loss(tiny_config: MakeConfig
     assert found == pytest.approx(expected.square().mean().sqrt().item())
 
 
+@pytest.mark.parametrize(
+    ("normalized", "factor"), [(True, math.sqrt(math.pi / (math.pi - 1))), (False, 1.0)]
+)
+def test_gradients_grow_by_1_21_a_layer_with_batch_norm_and_not_without(
+    normalized: bool, factor: float
+) -> None:
+    """Of a wide fully connected ladder of ReLU (Luther 2020; Yang et al. 2019, theorem 8)."""
+    width, depth, draws = 1024, 16, torch.Generator().manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width, bias=False)]
+        layers += [nn.BatchNorm1d(width), nn.ReLU()] if normalized else [nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / width), generator=draws)
+    images = torch.randn(512, width, generator=draws)
+    found = gradients(model, Sample(images, torch.randint(10, (512,), generator=draws)))
+    sizes = torch.tensor(
+        [found[f"probe/activation_grad/{3 * i if normalized else 2 * i}"] for i in range(depth)]
+    )
+    inner = sizes[2:-1].log()  # away from the ends, where the input and the loss show
+    growth = ((inner[0] - inner[-1]) / (len(inner) - 1)).exp().item()
+    assert growth == pytest.approx(factor, abs=0.01)
+
+
 def test_weight_probes_count_the_gammas_below_and_near_zero(tiny_config: MakeConfig) -> None:
     model = build_model(tiny_config().model, seed=0)
     norm = model.get_submodule("conv1_norm")
@@ -220,12 +247,105 @@ def test_a_network_without_running_statistics_has_nothing_to_choose(
     tiny_config: MakeConfig, norm: str
 ) -> None:
     model = build_model(tiny_config(f"model.norm={norm}").model, seed=0).double()
-    assert run_probes(["statistics"], model, batch(), last=True) == {}
+    names = ["statistics", "inference"]
+    assert run_probes(names, model, trained_on(model, batch()), last=True) == {}
 
 
 def test_probes_of_the_end_wait_for_it_and_for_test_images(model: nn.Sequential) -> None:
     assert run_probes(["statistics"], model, batch()) == {}
-    assert run_probes(["statistics"], model, replace(batch(), test=None), last=True) == {}
+    sample = replace(trained_on(model, batch()), test=None)
+    assert run_probes(["statistics", "inference"], model, sample, last=True) == {}
+
+
+TRACKING = ["batch", "batch_reference", "batch_tf", "caffe", "ghost", "noisy_batch"]
+
+
+@pytest.mark.parametrize("name", TRACKING)
+def test_a_population_is_averaged_over_batches_or_pooled_over_all_values(
+    tiny_config: MakeConfig, name: str
+) -> None:
+    config = tiny_config(f"model.norm.name={name}", "model.norm.ghost_size=64").model
+    norm = build_norm((3, 32, 32), config.norm).double()
+    images = batch().images
+    norm(7 * images)  # what the running statistics were before is forgotten
+    momentum = getattr(norm, "momentum", None)
+    parts = [(part, part) for part in images.split(8)]
+    found = moments_of(norm, tracking_norms(norm), parts)[norm]
+    over = (0,) if name == "batch_tf" else (0, 2, 3)
+    means = torch.stack([part.mean(over) for part, _ in parts])
+    unbiased = torch.stack([part.var(over) for part, _ in parts])
+    torch.testing.assert_close(found.mean, means.mean(0))
+    torch.testing.assert_close(found.variance, unbiased.mean(0))
+    torch.testing.assert_close(found.pooled_mean, images.mean(over))
+    torch.testing.assert_close(found.pooled_variance, images.var(over, correction=0))
+    assert getattr(norm, "momentum", None) == momentum
+    set_statistics(norm, found.mean, found.pooled_variance)
+    torch.testing.assert_close(norm.running_mean, found.mean)
+    torch.testing.assert_close(norm.running_var, found.pooled_variance)
+
+
+def test_where_positions_are_alike_the_mean_of_variances_is_low_and_pooling_is_not() -> None:
+    """Of n images of one color each, a batch's variance is (n-1)/n of the population's."""
+    colors = torch.randn(4000, 3, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    images, norm = colors.expand(-1, -1, 8, 8), nn.BatchNorm2d(3).double()
+    for size in (2, 8):
+        found = moments_of(norm, [norm], [(part, part) for part in images.split(size)])[norm]
+        population = images.var((0, 2, 3), correction=0)
+        torch.testing.assert_close(found.pooled_variance, population)
+        expected = (size - 1) / size * (size * 64) / (size * 64 - 1)
+        assert (found.variance / population).tolist() == pytest.approx([expected] * 3, rel=0.05)
+
+
+def test_test_batches_leave_their_statistics_and_may_be_of_one_class(
+    tiny_config: MakeConfig,
+) -> None:
+    model = build_model(tiny_config("model.dropout=0.5").model, seed=0).double()
+    sample = trained_on(model, batch())
+    for images in sample.images.split(8):
+        model(images)
+    found = run_probes(["inference"], model, sample)
+
+    def loss(network: nn.Module, *picks: Tensor) -> float:
+        with torch.no_grad():
+            losses = [
+                F.cross_entropy(network(sample.images[p]), sample.labels[p], reduction="sum")
+                for p in picks
+            ]
+        return sum(map(float, losses)) / 20
+
+    order, ahead = torch.arange(20), sample.images.split(10)
+    assert found["probe/test_loss/sorted_batches"] == pytest.approx(
+        found["probe/test_loss/batches_of_128"]
+    )  # of 20 images there is one batch
+    own = [own_statistics(copy.deepcopy(model), sample.images[p]) for p in order.split(8)]
+    small = F.cross_entropy(torch.cat(own), sample.labels).item()
+    assert found["probe/test_loss/batches_of_8"] == pytest.approx(small)
+    spoilt = copy.deepcopy(model)
+    own_statistics(spoilt, sample.images)
+    assert found["probe/test_loss/polluted"] == pytest.approx(loss(spoilt.eval(), order))
+    averaged = copy.deepcopy(model)
+    for module in averaged.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = None
+            module.reset_running_stats()
+    for images in ahead:
+        own_statistics(averaged, images)
+    assert found["probe/test_loss/document_002"] == pytest.approx(loss(averaged.eval(), order))
+    assert found["probe/test_loss/pooled"] != found["probe/test_loss/document_002"]
+
+
+def test_sorted_batches_hold_class_after_class(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnlab.training.probes.inference.LARGE_BATCH", 4)
+    model = build_model(tiny_config("model.norm.fc=false").model, seed=0).double()
+    sample = trained_on(model, batch())
+    found = run_probes(["inference"], model, sample)
+    order = sample.labels.argsort(stable=True)
+    own = [own_statistics(copy.deepcopy(model), sample.images[p]) for p in order.split(4)]
+    expected = F.cross_entropy(torch.cat(own), sample.labels[order]).item()
+    assert found["probe/test_loss/sorted_batches"] == pytest.approx(expected)
+    assert found["probe/test_loss/batches_of_128"] != pytest.approx(expected)
 
 
 # --------------------------------------------------------------------------- inputs of layers

@@ -18,6 +18,7 @@ from bnlab.training.probes._base import (
     leave_no_trace,
     loss_and_accuracy,
 )
+from bnlab.training.probes._running import average_statistics, in_training, tracking_norms
 
 PROBES: registry.Registry[Probe] = registry.PROBES
 """Facts: `last` for a probe that looks once, after the last epoch, where it may read test images;
@@ -29,12 +30,15 @@ __all__ = [
     "PROBE_IMAGES",
     "Probe",
     "Sample",
+    "average_statistics",
     "eval_mode",
+    "in_training",
     "inputs_of",
     "leave_no_trace",
     "look_at_start",
     "loss_and_accuracy",
     "run_probes",
+    "tracking_norms",
 ]
 
 
