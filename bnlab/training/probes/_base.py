@@ -127,22 +127,16 @@ class ForwardState:
     """What a forward pass in training mode changes, as it stands: buffers and random streams.
 
     Put back before each of several passes, all compute the same function.
-
-    Args:
-        model: The network.
-        device: Where it is.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         self._streams = [
             (module, module.get_extra_state())
             for module in model.modules()
             if isinstance(module, Stochastic)
         ]
-        self._cpu = torch.get_rng_state()
-        self._device = device
-        self._gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._global = torch.get_rng_state()
 
     def put_back(self) -> None:
         """Let everything stand so again."""
@@ -151,9 +145,7 @@ class ForwardState:
                 buffer.copy_(value)
         for module, state in self._streams:
             module.set_extra_state(state)
-        torch.set_rng_state(self._cpu)
-        if self._gpu is not None:
-            torch.cuda.set_rng_state(self._gpu, self._device)
+        torch.set_rng_state(self._global)
 
 
 def gradients_in(

@@ -47,7 +47,7 @@ def landscape(model: nn.Module, sample: Sample) -> dict[str, float]:
     if sample.ahead is None:
         return {}
     optimizer, batches = sample.ahead()
-    batch, state = next(batches), ForwardState(model, sample.images.device)
+    batch, state = next(batches), ForwardState(model)
     parameters: list[Tensor] = list(model.parameters())
 
     def look() -> tuple[Tensor, list[Tensor]]:

@@ -53,11 +53,11 @@ def _one_step(
 ) -> dict[str, Tensor]:
     """Take a step; by layer ||G - G'||, ||G - G'|| / ||G|| and their cosine: (3,), fp64."""
     names = {layer: name for name, layer in roles(model).weighted.items()}
-    parameters, device = list(model.parameters()), batch[0].device
-    before = ForwardState(model, device)
+    parameters = list(model.parameters())
+    before = ForwardState(model)
     with _calls(model) as called:
         _, grads = gradients_in(model, batch, parameters)
-    after = ForwardState(model, device)
+    after = ForwardState(model)
     grad_of: dict[Tensor, Tensor] = dict(zip(parameters, grads, strict=True))
     here = _copies(parameters)
     step_by(optimizer, parameters, grads)
