@@ -23,7 +23,7 @@ from bnlab.training.probes._running import average_statistics, in_training, trac
 PROBES: registry.Registry[Probe] = registry.PROBES
 """Facts: `last` for a probe that looks once, after the last epoch, where it may read test images;
 without any it gives nothing. `remembers` for one that compares with an earlier look: it also looks
-before the first step. `costly` for one that takes more than a tenth of an epoch of `quick`."""
+before the first step. `costly` for one that takes longer than an epoch of `quick`."""
 
 __all__ = [
     "PROBES",

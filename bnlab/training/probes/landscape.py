@@ -23,7 +23,7 @@ Look: TypeAlias = Callable[[], tuple[Tensor, Tensors]]
 """Gives a loss where its parameters stand, and the gradient in each of them."""
 
 
-@PROBES.register("landscape", facts=("costly",))
+@PROBES.register("landscape")
 def landscape(model: nn.Module, sample: Sample) -> dict[str, float]:
     """How the loss and its gradient change along the gradient (Santurkar et al. 2018, figure 4).
 

@@ -15,7 +15,7 @@ STEPS = 4
 """Steps that are averaged over: every epoch of five gives the twenty of a run."""
 
 
-@PROBES.register("shift", facts=("costly",))
+@PROBES.register("shift")
 def shift(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Internal covariate shift as Santurkar et al. define it (arXiv:1805.11604, definition 2.1).
 

@@ -13,7 +13,7 @@ from bnlab.training.probes._running import (
 )
 
 
-@PROBES.register("statistics", facts=("last",))
+@PROBES.register("statistics", facts=("last", "costly"))
 def statistics(model: nn.Module, sample: Sample) -> dict[str, float]:
     """Test loss and accuracy by statistics other than the running ones.
 
