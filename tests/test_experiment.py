@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from conftest import TINY, MakeConfig
 from raw import raw_metrics, raw_run, raw_summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from trained_runs import StopAt, assert_same_run, curves, weights
 
 from bnlab.config import Config
@@ -192,6 +194,21 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     run_experiment(config, cut, RunOptions(resume="must"))
     assert_same_run(whole, cut)
     assert len(raw_run(RunDir(cut))["attempts"]) == 2
+
+
+def test_tensorboard_has_one_chart_a_probed_quantity_with_all_its_layers(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    run_experiment(tiny_config("probes=[weights]"), tmp_path)
+    [path] = (tmp_path / "tensorboard").glob("events*")
+    events = EventAccumulator(str(path), {"tensors": 0})
+    events.Reload()
+    [first] = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(first.tensor_proto.string_val[0])
+    charts = {chart.title: chart.multiline.tag[0] for c in layout.category for chart in c.chart}
+    tags = events.Tags()["scalars"]
+    for quantity, layers in (("weight_norm", 4), ("gamma_median", 3), ("grad_norm", 4)):
+        assert len([tag for tag in tags if re.match(charts[quantity], tag)]) == layers
 
 
 def test_what_probes_remember_and_look_ahead_at_outlives_a_stop(

@@ -214,15 +214,15 @@ def _train(
         run["wall_seconds"] = time.perf_counter() - started
         save_checkpoint(run_dir, task, run)
 
-    layers = roles(task.model)
-    recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=task.position.epoch)
+    norms = roles(task.model).norms
+    recorder = open_recorder(run_dir, task.config, epochs_done=task.position.epoch)
     for record in fit(task, between_steps):
         with alone(task.device), autocast(task.precision, task.device):
             last = task.position.outcome is not None
             seen = sample if "test/loss" in record else replace(sample, test=None)
             probed = run_probes(probing, task.model, seen, last=last)
         line = {**record, **probed}
-        recorder.write(line, layers.norms)
+        recorder.write(line, norms)
         if time.perf_counter() - saved > CHECKPOINT_SECONDS:
             save()
             saved = time.perf_counter()

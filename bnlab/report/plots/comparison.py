@@ -201,16 +201,17 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
     layers = list(dict.fromkeys(p.layer for p in found))
     arms = list(dict.fromkeys(p.arm for p in found))
     figure, axes = make_axes(1.9, legend=arms)
-    for place, arm in enumerate(arms):
+    for arm in arms:
         look = _look(comparison, arm)
         own = [p for p in found if p.arm == arm]
-        shift = 0.3 * ((place + 0.5) / len(arms) - 0.5)
-        x = np.array([layers.index(p.layer) for p in own]) + shift
+        x = np.array([layers.index(p.layer) for p in own])
         y = np.array([p.last for p in own])
+        low, high = (
+            np.array([getattr(p.interval, end, p.last) for p in own]) for end in ("low", "high")
+        )
         axes.plot(x, y, label=arm, markersize=5, linewidth=1, **look)
-        for at, p in zip(x, own, strict=True):
-            if p.interval:
-                axes.vlines(at, p.interval.low, p.interval.high, color=look["color"], linewidth=1)
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.vlines(x, low, high, color=look["color"], linewidth=1)
     values = np.array([p.last for p in found])
     if (values > 0).all() and values.max() > 20 * values.min():
         axes.set_yscale("log")
