@@ -13,6 +13,12 @@ from bnlab.report.numbers import column, difference, score
 from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
 from bnlab.report.safe import tick
 
+LETTER = 0.065
+"""Width of a letter of a label in inches, about."""
+
+MOST_TICKS = 50
+"""Letters that fit side by side below a plot."""
+
 
 def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
     place = [known.name for known in comparison.arms].index(arm)
@@ -200,7 +206,10 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
     found = [p for p in comparison.probes if p.quantity == quantity]
     layers = list(dict.fromkeys(p.layer for p in found))
     arms = list(dict.fromkeys(p.arm for p in found))
-    figure, axes = make_axes(1.9, legend=arms)
+    names = [tick(layer) for layer in layers]
+    turned = sum(map(len, names)) > MOST_TICKS
+    room = 0.7 * LETTER * max(map(len, names)) if turned else 0.0
+    figure, axes = make_axes(1.9, legend=arms, ticks=room)
     for arm in arms:
         look = _look(comparison, arm)
         own = [p for p in found if p.arm == arm]
@@ -215,8 +224,11 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
     values = np.array([p.last for p in found])
     if (values > 0).all() and values.max() > 20 * values.min():
         axes.set_yscale("log")
-    turned = 30 if len(layers) > 6 else 0
-    axes.set_xticks(range(len(layers)), [tick(layer) for layer in layers], rotation=turned)
+    axes.set_xticks(range(len(layers)), names)
+    if turned:
+        axes.tick_params(axis="x", rotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.grid(visible=False, axis="x")
     axes.set_title(quantity.replace("_", " "))
     add_legend(figure, axes)
