@@ -8,6 +8,7 @@ import pytest
 from bnlab.config import build_config, flatten, load_config, parse_yaml
 from bnlab.doctor import CHECKS
 from bnlab.training.norms import NORMS
+from bnlab.training.probes import PROBES
 from bnlab.training.task import check_config
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,12 @@ def test_the_readme_names_every_command_and_norm() -> None:
         assert f"bnlab {command}" in README
     for norm in NORMS:
         assert f"`{norm}`" in README
+
+
+def test_the_readmes_table_of_probes_is_complete_and_says_which_are_costly() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| \d+ %(, costly)?;? ?.* \|$", README, re.MULTILINE)
+    facts = {name: PROBES.entry(name).facts for name in PROBES}
+    assert rows == [(name, ", costly" if "costly" in facts[name] else "") for name in sorted(facts)]
 
 
 def test_the_configuration_in_the_readme_is_the_default_one() -> None:

@@ -201,7 +201,6 @@ def test_images_that_do_not_fit_are_named(run: Run, tmp_path: Path) -> None:
     [
         ("none", "no normalizer, so it makes no difference"),
         ("group", "take no statistics from a batch, so it makes no difference"),
-        ("caffe", "keep their statistics in a way of their own"),
         ("frozen_init", "keep their statistics in a way of their own"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from conftest import TINY, MakeConfig
 from raw import raw_metrics, raw_run, raw_summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from trained_runs import StopAt, assert_same_run, curves, weights
 
 from bnlab.config import Config
@@ -26,6 +28,7 @@ from bnlab.training.checkpoint import packed, read_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
 from bnlab.training.loop import Position
+from bnlab.training.probes import PROBES
 from bnlab.training.task import build_task, mixed_batches, spread
 
 # ------------------------------------------------------------------------------ the record
@@ -192,6 +195,40 @@ def test_a_run_stopped_inside_an_epoch_goes_on_bit_for_bit(
     run_experiment(config, cut, RunOptions(resume="must"))
     assert_same_run(whole, cut)
     assert len(raw_run(RunDir(cut))["attempts"]) == 2
+
+
+def test_tensorboard_has_one_chart_a_probed_quantity_with_all_its_layers(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    run_experiment(tiny_config("probes=[weights]"), tmp_path)
+    [path] = (tmp_path / "tensorboard").glob("events*")
+    events = EventAccumulator(str(path), {"tensors": 0})
+    events.Reload()
+    [first] = events.Tensors("custom_scalars__config__")
+    layout = Layout.FromString(first.tensor_proto.string_val[0])
+    charts = {chart.title: chart.multiline.tag[0] for c in layout.category for chart in c.chart}
+    tags = events.Tags()["scalars"]
+    for quantity, layers in (("weight_norm", 4), ("gamma_median", 3), ("grad_norm", 4)):
+        assert len([tag for tag in tags if re.match(charts[quantity], tag)]) == layers
+
+
+def test_what_probes_remember_and_look_ahead_at_outlives_a_stop(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    schedule = ("optim.schedule=linear", "train.epochs=2", "model.norm.name=noisy_batch")
+    config = tiny_config(f"probes=[{', '.join(PROBES)}]", *schedule)
+    whole, cut = run_path(tmp_path / "whole", config), run_path(tmp_path / "cut", config)
+    run_experiment(config, whole)
+    for place in ((0, 2), (1, 1)):
+        with pytest.raises(StopRequestedError):
+            run_experiment(config, cut, RunOptions(resume="auto"), StopAt(*place))
+    run_experiment(config, cut, RunOptions(resume="must"))
+    assert_same_run(whole, cut)
+    plain = run_path(tmp_path / "plain", config)
+    run_experiment(tiny_config(*schedule), plain)
+    for left, right in zip(curves(plain), curves(whole), strict=True):
+        assert left == {key: right[key] for key in left}
+        assert "probe/drift_sd_epoch/conv2" in right
 
 
 def test_going_on_with_other_threads_or_another_torch_is_said_and_recorded(
@@ -712,6 +749,9 @@ def test_a_run_is_probed_every_epoch_and_once_at_its_end(
     assert by_statistics[:-1] == [[]] * (len(read) - 1)
     assert len(by_statistics[-1]) == 3
     assert not any("test" in tag for record in unread for tag in record)
+    run_experiment(tiny_config("probes=[inference]", "train.test_every=0"), tmp_path / "once")
+    tested = ["probe/test_loss/pooled" in r for r in raw_metrics(RunDir(tmp_path / "once"))]
+    assert tested == [False, True]
     plain = run_experiment(tiny_config(), tmp_path / "plain")
     probed = raw_summary(RunDir(tmp_path / "read"))
     assert probed["test/loss"] == plain["test/loss"]

@@ -163,8 +163,10 @@ def test_however_many_steps_an_epoch_has_the_host_waits_equally_often(ask: Ask, 
 def test_a_probe_of_one_sample_keeps_its_launches_few(ask: Ask) -> None:
     network = ("model.widths=[64, 128, 256]", "model.hidden=[1024]", "dataset.train_size=1024")
     launches = found(ask("probe", *network, "train.precision=bf16"))
-    del launches["statistics"]  # it goes over a data set in batches
-    assert max(launches.values()) < 300, launches  # `activations` had 5,913, in parts of 8 images
+    for name, count in launches.items():
+        if "costly" not in PROBES.entry(name).facts:  # those go over a data set in batches
+            # `activations` had 5,913, in parts of 8 images; `shift` takes four steps.
+            assert count < (2500 if name in {"shift", "landscape"} else 700), launches
 
 
 @pytest.mark.parametrize("name", FAULTS)

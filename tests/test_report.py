@@ -474,6 +474,34 @@ def test_show_tells_result_curves_configuration_and_provenance(
     assert bnlab("show", tmp_path)[0] == 2
 
 
+def test_show_has_a_line_for_each_probed_quantity_from_the_first_layer_to_the_last(
+    tmp_path: Path, bnlab: Terminal
+) -> None:
+    run = make_run(tmp_path, seed=3)
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    lines[-2]["probe/dead/conv1_relu"] = 0.5
+    for line, scale in zip(lines, range(1, 99), strict=False):
+        line |= {f"probe/shift/conv{n}": scale * n for n in (1, 2, 3)}
+        line["probe/none_known/conv1"] = None
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = bnlab("show", run.root, columns=100)[1]
+    assert re.search(r"shift +conv1 5\.00 +▁▅█ +conv3 15\.0 \(x3\.00\)", out), out
+    assert re.search(r"dead +conv1_relu 0\.500", out)
+    assert re.search(r"none_known +conv1 \S +$", out, re.MULTILINE)
+
+
+def test_compare_tells_the_first_and_the_last_layer_of_each_probed_quantity(
+    written: Written,
+) -> None:
+    text = (written.folder / "report.md").read_text().replace("\\_", "_")
+    section = text.split("## Inside the network")[1].split("\n## ")[0]
+    rows = set(re.findall(r"^\| (\S+) \| (\S+) \| conv1 \S+ ± ", section, re.MULTILINE))
+    arms = {arm.name for arm in written.comparison.arms}
+    probed = {p.quantity for p in written.comparison.probes}
+    assert {(quantity, arm) for quantity in probed for arm in arms} <= rows
+    assert "probe-dead.svg" in section
+
+
 def test_a_sparkline_runs_from_the_least_to_the_greatest_value() -> None:
     assert sparkline([0.0, 1.0]) == "▁█"
     assert sparkline([1.0, None, 1.0]) == "▁·▁"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from bnlab.analysis.listing import probe_of
 from bnlab.analysis.results import LEVEL, Arrival, Cost, Curve, Effect, Options, ProbeSummary, View
 from bnlab.analysis.runs import Array, Run
 from bnlab.analysis.stats import (
@@ -208,11 +209,11 @@ def summarize_probes(cells: Cells) -> tuple[ProbeSummary, ...]:
         for _, _, runs in cells
         for run in runs
         for tag in run.curves
-        if tag.startswith("probe/")
+        if probe_of(tag) is not None
     )
     probes = []
     for tag in tags:
-        _, quantity, layer = [*tag.split("/", 2), ""][:3]
+        quantity, layer = probe_of(tag) or ("", "")
         for arm, _, runs in cells:
             ends = []
             for run in runs:

@@ -26,6 +26,25 @@ class ListedRun:
     values: Mapping[str, Any]
 
 
+def probe_of(tag: str) -> tuple[str, str] | None:
+    """Quantity and layer of a probe's tag; None for another tag."""
+    kind, _, rest = tag.partition("/")
+    quantity, _, layer = rest.partition("/")
+    return (quantity, layer) if kind == "probe" else None
+
+
+def last_probed(record: RunRecord) -> dict[str, dict[str, float | None]]:
+    """Every probed quantity by layer, after the last epoch in which it was measured."""
+    found: dict[str, dict[str, float | None]] = {}
+    for line in record.metrics:
+        of_epoch: dict[str, dict[str, float | None]] = {}
+        for tag, value in line.items():
+            if (probe := probe_of(tag)) is not None:
+                of_epoch.setdefault(probe[0], {})[probe[1]] = value
+        found |= of_epoch
+    return found
+
+
 def list_runs(paths: Sequence[Path]) -> list[ListedRun]:
     """Every run at or below some paths, readable or not.
 

@@ -191,15 +191,15 @@ class Alone:
         return replace(lap, per_epoch=self._record()) if self.kind == "recorded" else lap
 
     def _record(self) -> float:
-        task, layers = self.task, roles(self.task.model)
+        task, norms = self.task, roles(self.task.model).norms
         with tempfile.TemporaryDirectory(prefix="bnlab-bench-") as folder:
             run_dir = RunDir(Path(folder))
-            recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=0)
+            recorder = open_recorder(run_dir, task.config, epochs_done=0)
             started = time.perf_counter()
             with autocast(task.precision, task.device):
                 probed = run_probes(CHEAP_PROBES, task.model, self.seen)
             record = {"epoch": 1, "step": 1, "train/loss": 1.0, **probed}
-            recorder.write(record, layers.norms)
+            recorder.write(record, norms)
             return time.perf_counter() - started
 
 

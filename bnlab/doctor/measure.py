@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from bnlab.doctor.subject import Subject, inputs_of, kept
+from bnlab.doctor.subject import Subject, kept
 from bnlab.doctor.wiring import is_batch_norm, is_dropout
 from bnlab.training.models import outputs_of
-from bnlab.training.probes import Sample
-from bnlab.training.probes.statistics import average_statistics, in_training, tracking_norms
+from bnlab.training.probes import (
+    Sample,
+    average_statistics,
+    in_training,
+    inputs_of,
+    tracking_norms,
+)
 
 PART = 128
 """Images at a time where it does not matter."""

@@ -1,11 +1,10 @@
 """What is examined: a network with its configuration, its weights and the images at hand."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,9 @@ from bnlab.training.datasets import Progress, Splits, load_splits, silent
 from bnlab.training.datasets.cifar10 import cifar10_status
 from bnlab.training.models import CLASSES, build_model
 from bnlab.training.norms import calibrate
-from bnlab.training.probes import Sample, leave_no_trace
+from bnlab.training.probes import Sample, inputs_of, leave_no_trace
 from bnlab.training.task import mixed_batches, plain_sample
 from bnlab.training.trained import load_network, model_of
-
-T = TypeVar("T")
 
 IMAGES = 1024
 """Images of 32 x 32 that are measured on, of the training and of the test set each; of larger ones
@@ -85,28 +82,6 @@ def kept(model: nn.Module, *, evaluate: bool) -> Iterator[None]:
     with leave_no_trace(model), torch.no_grad():
         model.train(not evaluate)
         yield
-
-
-@contextmanager
-def inputs_of(
-    layers: Mapping[str, nn.Module], look: Callable[[Tensor], T]
-) -> Iterator[dict[str, T]]:
-    """Collect, while the context lasts, what a look at a layer's input gives; the last call counts.
-
-    Inputs themselves are not kept: together they take much memory.
-    """
-    seen: dict[str, T] = {}
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda _layer, entered, name=name: seen.update({name: look(entered[0])})
-        )
-        for name, layer in layers.items()
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def shape_of(features: Tensor) -> tuple[int, ...]:

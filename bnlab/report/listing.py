@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from bnlab.analysis.listing import ListedRun, scores_of
+from bnlab.analysis.listing import ListedRun, last_probed, scores_of
 from bnlab.config import flatten
 from bnlab.records import RunRecord
 from bnlab.report.blocks import Block, Column, Section, Table, Text
-from bnlab.report.numbers import MISSING, number
+from bnlab.report.numbers import MISSING, number, ratio
 
 SPARK = "▁▂▃▄▅▆▇█"
 
@@ -106,6 +106,7 @@ def show_section(record: RunRecord) -> Section:
         for tag in ("test/accuracy", "train/loss")
         if (values := [r[tag] for r in record.metrics if tag in r])
     ]
+    inside = [(quantity, _by_layer(values)) for quantity, values in last_probed(record).items()]
     git, images = facts.git, facts.dataset
     origin = [
         ("config hash", _short(facts.config_hash)),
@@ -129,6 +130,8 @@ def show_section(record: RunRecord) -> Section:
     blocks: list[Block] = (
         [_pairs("", result), _pairs("", curves)] if curves else [_pairs("", result)]
     )
+    if inside:
+        blocks.append(_pairs("Inside the network, by layer, when last probed", inside))
     blocks += [_pairs("Configuration", settings), _pairs("Provenance", origin)]
     blocks += [Text(remark, "warning") for remark in record.remarks]
     return Section("show", str(record.root), tuple(blocks))
@@ -141,6 +144,16 @@ def _short(digest: str | None) -> str:
 def _ends(tag: str, values: Sequence[float | None]) -> str:
     show = _percent if tag.endswith("accuracy") else number
     return f"{show(values[0])} to {show(values[-1])}"
+
+
+def _by_layer(values: Mapping[str, float | None]) -> str:
+    """The first layer, all in between as a sparkline, the last."""
+    ends = list(values.items())
+    (first, low), (last, high) = ends[0], ends[-1]
+    if first == last:
+        return f"{first} {number(low)}"
+    line = sparkline(list(values.values()), width=24)
+    return f"{first} {number(low)}  {line}  {last} {number(high)} ({ratio(low, high)})"
 
 
 def _pairs(title: str, pairs: Sequence[tuple[str, Any]]) -> Table:

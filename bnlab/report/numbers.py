@@ -1,6 +1,7 @@
 """Numbers as text: sensible digits, a dash for what is not there."""
 
 import math
+from collections.abc import Iterable
 
 from bnlab.analysis import Comparison, Effect, Metric, Result
 from bnlab.analysis.stats import Interval, TimeToTarget
@@ -16,6 +17,19 @@ def number(value: object, digits: int = 3) -> str:
         places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
         return f"{value:,.{max(0, places)}f}"
     return f"{value:.{digits - 1}e}"
+
+
+def ratio(first: float | None, last: float | None) -> str:
+    """`x1.21`: the last value in terms of the first, where both are of one sign."""
+    if first is None or last is None or not first * last > 0:
+        return MISSING
+    return f"x{number(last / first)}"
+
+
+def span(counts: Iterable[int]) -> str:
+    """`8`, or `7-8` where counts differ."""
+    found = sorted(set(counts))
+    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
 def _places(metric: Metric) -> int:

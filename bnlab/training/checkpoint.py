@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bnlab.errors import RefusedError, shown
 from bnlab.records import RunDir
@@ -67,6 +68,7 @@ def _state_of(task: Task, run: Mapping[str, Any]) -> dict[str, Any]:
         "model": task.model.state_dict(),
         "optimizer": task.optimizer.state_dict(),
         "position": asdict(task.position),
+        "memory": task.memory,
         "wall_seconds": run.get("wall_seconds", 0.0),
         # For whoever uses the network: training fits them anew.
         "input_scale": task.train.normalize.scale,
@@ -96,6 +98,7 @@ def load_checkpoint(run_dir: RunDir, task: Task, run: dict[str, Any]) -> None:
         _load_optimizer(task.optimizer, state["optimizer"])
         for name, value in vars(_position(task, state["position"])).items():
             setattr(task.position, name, value)
+        task.memory.update(_memory(state.get("memory", {})))
         run["wall_seconds"] = _seconds(state["wall_seconds"])
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -144,6 +147,12 @@ def _position(task: Task, stored: Mapping[str, Any]) -> Position:
         raise ValueError("no such outcome")
     Sums(task.model, task.device).start(there.sums)
     return replace(there, seconds=_seconds(there.seconds))
+
+
+def _memory(stored: Any) -> dict[str, Tensor]:
+    if not isinstance(stored, dict) or not all(isinstance(x, Tensor) for x in stored.values()):
+        raise ValueError("no such memory")
+    return stored
 
 
 def _seconds(value: Any) -> float:

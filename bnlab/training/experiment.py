@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bnlab.training.fingerprint import code_of
 from bnlab.training.lane import alone, lane, wait_for
 from bnlab.training.loop import Position, Task, fit
 from bnlab.training.models import roles
-from bnlab.training.probes import PROBE_IMAGES, Sample, run_probes
+from bnlab.training.probes import PROBE_IMAGES, Sample, look_at_start, run_probes
 from bnlab.training.provenance import (
     describe_attempt,
     describe_change,
@@ -42,7 +42,13 @@ from bnlab.training.resume import (
     refuse_unless_allowed,
 )
 from bnlab.training.signals import StopRequest, stop_on_signal, unless_stopped
-from bnlab.training.task import build_task, check_batches, mixed_batches, plain_sample
+from bnlab.training.task import (
+    build_task,
+    check_batches,
+    mixed_batches,
+    plain_sample,
+    steps_ahead,
+)
 
 log = logging.getLogger("bnlab")
 
@@ -194,8 +200,11 @@ def _train(
     """The loop over epochs with its effects: record, probe, checkpoint, report, summarize."""
     saved = time.perf_counter()
     started = saved - run.get("wall_seconds", 0.0)
-    with alone(task.device):
+    probing = task.config.probes
+    with alone(task.device), autocast(task.precision, task.device):
         sample = _probe_sample(task)
+        if (task.position.epoch, task.position.step) == (0, 0):
+            look_at_start(probing, task.model, sample)
 
     def between_steps(position: Position) -> bool:
         watcher.step(position, task.train.steps)
@@ -205,14 +214,15 @@ def _train(
         run["wall_seconds"] = time.perf_counter() - started
         save_checkpoint(run_dir, task, run)
 
-    layers = roles(task.model)
-    recorder = open_recorder(run_dir, task.config, layers.weighted, epochs_done=task.position.epoch)
+    norms = roles(task.model).norms
+    recorder = open_recorder(run_dir, task.config, epochs_done=task.position.epoch)
     for record in fit(task, between_steps):
         with alone(task.device), autocast(task.precision, task.device):
             last = task.position.outcome is not None
-            probed = run_probes(task.config.probes, task.model, sample, last=last)
+            seen = sample if "test/loss" in record else replace(sample, test=None)
+            probed = run_probes(probing, task.model, seen, last=last)
         line = {**record, **probed}
-        recorder.write(line, layers.norms)
+        recorder.write(line, norms)
         if time.perf_counter() - saved > CHECKPOINT_SECONDS:
             save()
             saved = time.perf_counter()
@@ -268,6 +278,8 @@ def _probe_sample(task: Task) -> Sample:
         batch_size=config.train.batch_size,
         train=partial(mixed_batches, task.train, POPULATION_IMAGES),
         test=None if test is None else partial(mixed_batches, test, len(test)),
+        ahead=partial(steps_ahead, task),
+        memory=task.memory,
     )
 
 

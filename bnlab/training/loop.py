@@ -119,6 +119,8 @@ class Task:
     position: Position = field(default_factory=Position)
     passes: dict[Batches, tuple[Sums, Steps]] = field(default_factory=dict)
     """For each data set the sums and steps made on first use; a captured step keeps to them."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """What probes keep from epoch to epoch."""
 
 
 def train_epoch(task: Task, between_steps: BetweenSteps) -> Sums:

@@ -1,5 +1,6 @@
 """Where measurements go: metrics.jsonl, which counts, and TensorBoard, derived from it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ class Recorder:
 
     def __init__(self, run_dir: RunDir, events: EventFile) -> None:
         self._run_dir, self._events = run_dir, events
+        self._laid_out = False
 
     def write(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         """Record one epoch.
@@ -35,6 +37,9 @@ class Recorder:
 
     def _draw(self, record: Mapping[str, Any], norms: Mapping[str, nn.Module]) -> None:
         epoch = record["epoch"]
+        if not self._laid_out:  # TensorBoard reads the first layout of a run and no other
+            self._events.add(summaries.custom_scalars(_layout(record)))
+            self._laid_out = True
         for tag, value in record.items():
             if tag not in {"epoch", "step"}:
                 self._events.add(summaries.scalar(_RENAMED.get(tag, tag), value), epoch)
@@ -44,9 +49,7 @@ class Recorder:
         self._events.flush()
 
 
-def open_recorder(
-    run_dir: RunDir, config: Config, layers: Iterable[str], *, epochs_done: int
-) -> Recorder:
+def open_recorder(run_dir: RunDir, config: Config, *, epochs_done: int) -> Recorder:
     """A recorder that goes on after `epochs_done` epochs; what was written after them is dropped.
 
     TensorBoard shows epochs on its horizontal axis. On resuming, `purge_step` makes it forget the
@@ -55,13 +58,11 @@ def open_recorder(
     Args:
         run_dir: The run.
         config: For TensorBoard's table of hyperparameters.
-        layers: Layers with gradient norms, one chart each.
         epochs_done: Epochs whose records stay.
     """
     run_dir.keep_metrics(epochs_done)
     purge_step = epochs_done + 1 if run_dir.tensorboard.exists() else None
     events = EventFile(run_dir.tensorboard, purge_step)
-    events.add(summaries.custom_scalars(_layout(layers)))
     # Into the same file: a SummaryWriter's `add_hparams` would open a second run.
     metrics = ("test/accuracy", "test/loss", "train/accuracy", "train/loss")
     for summary in summaries.hparams(_hparams(config), dict.fromkeys(metrics)):
@@ -70,14 +71,17 @@ def open_recorder(
     return Recorder(run_dir, events)
 
 
-def _layout(layers: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
-    """Charts that overlay train with test, and the runs' gradient norms layer by layer."""
+def _layout(tags: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Charts that overlay train with test, and of each probed quantity all layers."""
+    probed = dict.fromkeys(tag.split("/")[1] for tag in tags if tag.startswith("probe/"))
     return {
         "train and test": {
             "loss": ["Multiline", [r"^(train|val|test)/loss$"]],
             "accuracy": ["Multiline", [r"^(train|val|test)/accuracy$"]],
         },
-        "gradient norm": {layer: ["Multiline", [f"^probe/grad_norm/{layer}$"]] for layer in layers},
+        "inside the network": {
+            quantity: ["Multiline", [f"^probe/{re.escape(quantity)}/"]] for quantity in probed
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """A configuration as what is trained: network, optimizer and batches, ready on their device."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import torch
 
@@ -93,6 +94,19 @@ def mixed_batches(
     for part in order.to(batches.device).split(size):
         if len(part) > 1 or size == 1:
             yield batches.make(part, None)
+
+
+def steps_ahead(
+    task: Task,
+) -> tuple[torch.optim.Optimizer, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """What training would go on with: a twin of the optimizer as it stands, and the next batches.
+
+    The twin steps the network's own parameters, with a copy of the state and at the rate of the
+    last step; the batches are those of the coming epoch.
+    """
+    twin = build_optimizer(task.model, task.config.optim)
+    twin.load_state_dict(deepcopy(task.optimizer.state_dict()))
+    return twin, task.train.epoch(task.position.epoch)
 
 
 def check_config(config: Config) -> None:

@@ -92,12 +92,18 @@ def _hold_text_to_itself(figure: Figure) -> None:
             text.set_parse_math(False)
 
 
-def make_axes(height: float, left: float = 0.56, legend: Sequence[str] = ()) -> tuple[Figure, Axes]:
+def make_axes(
+    height: float, left: float = 0.56, legend: Sequence[str] = (), ticks: float = 0.0
+) -> tuple[Figure, Axes]:
     """A figure with one plot, `height` inches high, above room for a legend of these names.
+
+    `ticks` are further inches for labels that are turned.
 
     Margins are fixed: to fit them to the labels would take as long as drawing does.
     """
-    below = 0.42 + (0.08 + 0.19 * -(-len(legend) // _legend_columns(legend)) if legend else 0)
+    below = (
+        0.42 + ticks + (0.08 + 0.19 * -(-len(legend) // _legend_columns(legend)) if legend else 0)
+    )
     above = 0.24 if legend else 0.05
     total = height + below + above
     figure = Figure(figsize=(WIDTH, total))

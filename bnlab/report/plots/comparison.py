@@ -13,6 +13,12 @@ from bnlab.report.numbers import column, difference, score
 from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
 from bnlab.report.safe import tick
 
+LETTER = 0.065
+"""Width of a letter of a label in inches, about."""
+
+MOST_TICKS = 50
+"""Letters that fit side by side below a plot."""
+
 
 def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
     place = [known.name for known in comparison.arms].index(arm)
@@ -200,22 +206,29 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
     found = [p for p in comparison.probes if p.quantity == quantity]
     layers = list(dict.fromkeys(p.layer for p in found))
     arms = list(dict.fromkeys(p.arm for p in found))
-    figure, axes = make_axes(1.9, legend=arms)
-    for place, arm in enumerate(arms):
+    names = [tick(layer) for layer in layers]
+    turned = sum(map(len, names)) > MOST_TICKS
+    room = 0.7 * LETTER * max(map(len, names)) if turned else 0.0
+    figure, axes = make_axes(1.9, legend=arms, ticks=room)
+    for arm in arms:
         look = _look(comparison, arm)
         own = [p for p in found if p.arm == arm]
-        shift = 0.3 * ((place + 0.5) / len(arms) - 0.5)
-        x = np.array([layers.index(p.layer) for p in own]) + shift
+        x = np.array([layers.index(p.layer) for p in own])
         y = np.array([p.last for p in own])
+        low, high = (
+            np.array([getattr(p.interval, end, p.last) for p in own]) for end in ("low", "high")
+        )
         axes.plot(x, y, label=arm, markersize=5, linewidth=1, **look)
-        for at, p in zip(x, own, strict=True):
-            if p.interval:
-                axes.vlines(at, p.interval.low, p.interval.high, color=look["color"], linewidth=1)
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.vlines(x, low, high, color=look["color"], linewidth=1)
     values = np.array([p.last for p in found])
     if (values > 0).all() and values.max() > 20 * values.min():
         axes.set_yscale("log")
-    turned = 30 if len(layers) > 6 else 0
-    axes.set_xticks(range(len(layers)), [tick(layer) for layer in layers], rotation=turned)
+    axes.set_xticks(range(len(layers)), names)
+    if turned:
+        axes.tick_params(axis="x", rotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.grid(visible=False, axis="x")
     axes.set_title(quantity.replace("_", " "))
     add_legend(figure, axes)

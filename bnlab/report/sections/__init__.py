@@ -2,8 +2,9 @@
 
 from bnlab.report.blocks import SectionFunction
 from bnlab.report.sections.comparison import arms, divergence, effects
-from bnlab.report.sections.course import cost, curves, probes, response, target
+from bnlab.report.sections.course import cost, curves, response, target
 from bnlab.report.sections.evidence import audit, configuration, provenance, remarks
+from bnlab.report.sections.inside import probes
 from bnlab.report.sections.verdicts import findings
 
 SECTIONS: tuple[SectionFunction, ...] = (

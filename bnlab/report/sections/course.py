@@ -1,10 +1,8 @@
-"""The course of training: the tuned key, times to the target, cost, curves, probes."""
-
-from collections.abc import Iterable
+"""The course of training: the tuned key, times to the target, cost, curves."""
 
 from bnlab.analysis import Comparison, Response
 from bnlab.report.blocks import Block, Column, Plot, Section, Table, Text
-from bnlab.report.numbers import MISSING, number, short_key, time
+from bnlab.report.numbers import MISSING, number, short_key, span, time
 from bnlab.report.sections.drawing import drawing
 
 
@@ -38,7 +36,7 @@ def response(comparison: Comparison) -> Section:
         columns,
         rows,
         ("(k): k runs diverged and count as chance; n is the number of seeds behind each mean: "
-        + ", ".join(f"{r.arm} {_range(p.n for p in r.points)}" for r in c.responses),),
+        + ", ".join(f"{r.arm} {span(p.n for p in r.points)}" for r in c.responses),),
     )  # fmt: skip
     plot = Plot(
         "response",
@@ -56,11 +54,6 @@ def _response_cell(response: Response, value: float) -> str:
     scale = 100 if response.metric.endswith("accuracy") else 1
     text = f"{point.mean * scale:.1f}" if scale == 100 else number(point.mean)
     return f"{text} ({len(point.diverged)})" if point.diverged else text
-
-
-def _range(values: Iterable[int]) -> str:
-    found = sorted(set(values))
-    return str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
 def target(comparison: Comparison) -> Section:
@@ -163,17 +156,3 @@ def curves(comparison: Comparison) -> Section:
             ),
         )
     return Section("curves", "Learning curves", tuple(blocks))
-
-
-def probes(comparison: Comparison) -> Section:
-    """What was measured inside the networks."""
-    quantities = list(dict.fromkeys(probe.quantity for probe in comparison.probes))
-    figures = tuple(
-        Plot(
-            f"probe-{quantity}",
-            f"{quantity} after the last epoch, mean over seeds with 95 % intervals.",
-            drawing("draw_probe", comparison, quantity),
-        )
-        for quantity in quantities
-    )
-    return Section("probes", "Inside the network", figures)

@@ -1,16 +1,12 @@
 """Distributions inside the network: mean and spread of pre-activations, dead ReLU units."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnlab.training.models import outputs_of, roles
 from bnlab.training.probes import PROBES
 from bnlab.training.probes._base import Sample
-
-PART_IMAGES = 8
-"""Images per part of a sum on a CPU."""
+from bnlab.training.probes._channels import mean_and_std
 
 
 @PROBES.register("activations")
@@ -32,29 +28,7 @@ def activations(model: nn.Module, sample: Sample) -> dict[str, float]:
             over = [axis for axis in range(output.ndim) if axis != 1]  # all but channels
             values[f"probe/dead/{name}"] = float((output.amax(over) <= 0).double().mean())
         else:
-            mean, std = _mean_and_std(output)
+            mean, std = mean_and_std(output)
             values[f"probe/activation_mean/{name}"] = float(mean.abs().median())
             values[f"probe/activation_std/{name}"] = float(std.median())
     return values
-
-
-def _mean_and_std(output: Tensor) -> tuple[Tensor, Tensor]:
-    """Per channel, each (channels,) in fp64, over images and positions.
-
-    On a CPU part by part, so that a part stays in its cache between its passes: over the whole of
-    67 million values at once this takes four times as long. A GPU would mostly wait for launches.
-    """
-    count = output[:, 0].numel()
-    mean = _sum_of(output, lambda rows: rows) / count
-    centered = _sum_of(output, lambda rows: (rows - mean.to(rows.dtype)).square_())
-    return mean, (centered / (count - 1)).sqrt()
-
-
-def _sum_of(output: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """The sum of changed values per channel, (channels,) in fp64; fp32 within a part."""
-    total = torch.zeros(output.shape[1], dtype=torch.float64, device=output.device)
-    for part in output.split(PART_IMAGES if output.device.type == "cpu" else len(output)):
-        rows = part.movedim(1, -1).reshape(-1, output.shape[1])  # no copy of channels_last
-        wide = rows if rows.dtype == torch.float64 else rows.float()
-        total += change(wide).sum(0)
-    return total
