@@ -500,6 +500,8 @@ def test_a_checkpoint_of_another_network_is_refused(
         ("position", {"sums": {"loss": 1}}),
         ("position", {"__class__": "x"}),
         ("position", None),
+        ("memory", {"layer_inputs/conv2": 1}),
+        ("memory", None),
         ("wall_seconds", "long"),
         ("config_hash", None),
         ("config_hash", torch.zeros(2)),
