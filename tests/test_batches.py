@@ -36,6 +36,7 @@ def make_batches(
     flip: bool = True,
     crop_padding: int = 4,
     shuffle: bool = True,
+    once: bool = False,
     normalize: NormalizeName = "none",
     channels_last: bool = True,
 ) -> Batches:
@@ -49,6 +50,7 @@ def make_batches(
         flip=flip,
         crop_padding=crop_padding,
         shuffle=shuffle,
+        once=once,
         channels_last=channels_last,
     )
 
@@ -79,6 +81,17 @@ def test_epoch_order_ignores_the_global_random_state() -> None:
 def test_data_order_hash_is_the_sha256_of_the_orders_in_sequence() -> None:
     orders = torch.cat([epoch_order(5, epoch, 20) for epoch in range(3)]).to(torch.int32)
     assert data_order_hash(5, 3, 20) == hashlib.sha256(orders.numpy().tobytes()).hexdigest()
+
+
+def test_one_order_for_all_epochs_is_that_of_the_first() -> None:
+    orders = torch.cat([epoch_order(5, 0, 20)] * 3).to(torch.int32)
+    found = data_order_hash(5, 3, 20, once=True)
+    assert found == hashlib.sha256(orders.numpy().tobytes()).hexdigest()
+    assert found != data_order_hash(5, 3, 20)
+    batches = make_batches(once=True)
+    first, second = batches.plan(0), batches.plan(1)
+    assert torch.equal(first.tensors()[0], second.tensors()[0])
+    assert not torch.equal(first.tensors()[1], second.tensors()[1])  # crops are drawn anew
 
 
 def test_data_order_hash_tells_seed_epochs_and_count_apart() -> None:

@@ -182,13 +182,13 @@ def test_a_guard_forbids_every_verdict() -> None:
     assert (verdict.label, verdict.why) == ("NOT TESTED", "the grid is too narrow")
 
 
-def test_a_verdict_is_that_of_limits_at_a_twentieth_of_five_percent() -> None:
+def test_a_verdict_is_that_of_limits_at_its_part_of_five_percent() -> None:
     values = around(0.004, 0.002)
     contrast = make_contrast(values)
     verdict = judge_full("accuracy", contrast)
-    assert verdict.interval == mean_interval(values, 0.9975)
+    assert verdict.interval == mean_interval(values, 0.998)
     assert contrast.interval == mean_interval(values, 0.95)
-    assert "(99.75 % limits: " in verdict.why
+    assert "(99.8 % limits: " in verdict.why
 
 
 def test_the_smallest_effect_is_that_of_the_preset() -> None:
@@ -417,7 +417,7 @@ def test_explain_says_everything(name: str) -> None:
     for text in (
         *texts,
         *claim.sources,
-        "99.75 % limits",
+        "99.8 % limits",
         "at least 10",
         "2026-11-25: Each claim is judged",
     ):

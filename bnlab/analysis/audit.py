@@ -217,7 +217,12 @@ _SETTLE: Mapping[str, tuple[str, ...]] = {
         "model.init.name",
         "model.init.gain",
     ),
-    "data_order_hash": ("train.epochs", "dataset.train_size", "dataset.val_size"),
+    "data_order_hash": (
+        "train.epochs",
+        "train.shuffle",
+        "dataset.train_size",
+        "dataset.val_size",
+    ),
 }
 """Keys that, with the seed and the images, settle the initial weights and the order of images."""
 

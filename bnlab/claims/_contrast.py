@@ -22,7 +22,7 @@ Array: TypeAlias = NDArray[np.float64]
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
 
-ROOM = 20
+ROOM = 25
 """Claims that there is room for: each is judged at `ALPHA / ROOM`, whichever others are."""
 
 CLAIM_ALPHA = ALPHA / ROOM
@@ -36,10 +36,18 @@ NAMING = 3
 """Seeds that only choose what all others measure, where a claim is about a best or a worst."""
 
 
-Unit: TypeAlias = Literal["pp", "octaves", "nats"]
+Unit: TypeAlias = Literal["pp", "%", "octaves", "nats", "log/layer", "|r|"]
 
-SCALES: Mapping[Unit, float] = {"pp": 100.0, "octaves": 1.0, "nats": 1.0}
-"""From storage (fractions of images; factors of two) to tables."""
+SCALES: Mapping[Unit, float] = {
+    "pp": 100.0,
+    "%": 100.0,
+    "octaves": 1.0,
+    "nats": 1.0,
+    "log/layer": 1.0,
+    "|r|": 1.0,
+}
+"""From storage (fractions of images or of a time; factors of two; natural logarithms of a factor a
+layer; correlations without their sign) to tables."""
 
 
 def show_effect(value: float, unit: Unit) -> str:

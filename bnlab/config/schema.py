@@ -41,6 +41,7 @@ LATER_KEYS: Mapping[str, Any] = {
     "model.residual": False,
     "model.activation": "relu",
     "model.dropout_first": False,
+    "train.shuffle": "each_epoch",
 }
 """Keys that the schema got after runs had been recorded, each with the value that leaves things as
 they were: a record without the key means that value, and the hash leaves such a pair out."""
@@ -329,6 +330,9 @@ class TrainConfig(ConfigSection):
 
     epochs: int = Field(200, ge=1, le=1_000_000)
     batch_size: int = Field(128, ge=1, le=1_000_000)
+    shuffle: Literal["each_epoch", "once"] = "each_epoch"
+    """An order of the training images drawn anew each epoch, or one order, and so the same batches,
+    in all of them."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """`auto` is bf16 where the hardware computes it natively, else fp32. Normalization statistics
     and the loss are fp32 in every mode. What was used is recorded in run.json."""

@@ -110,13 +110,13 @@ class Builder:
                 assigned = [_assign(key, value, marks) for key, value in point]
                 self._build_stages(configs, arm, point, [*common, arm_layer, *assigned])
         self._stop_on_faults()
-        text = self._text(merge_layers(self._base()))
-        plan = Plan(self.spec, grids, same_point, configs, text, self.levels)
+        plan = Plan(self.spec, grids, same_point, configs, "", self.levels)
         if self.elsewhere:
-            return without_twins(plan)
-        self._check_distinct(configs, grids)
-        self._stop_on_faults()
-        return plan
+            plan = without_twins(plan)
+        else:
+            self._check_distinct(configs, grids)
+            self._stop_on_faults()
+        return replace(plan, text=self._text(merge_layers(self._base()), plan))
 
     def _extended(
         self,
@@ -406,13 +406,23 @@ class Builder:
         leaders = {follow.get(one, one), follow.get(other, other)}
         return len(leaders) == 2 and bool({one, other} & follow.keys())
 
-    def _text(self, base: Layer) -> str:
-        """The study with its base spelled out."""
-        spec = self.spec
+    def _text(self, base: Layer, plan: Plan) -> str:
+        """The study with its base spelled out, without what means nothing on its network."""
+        spec = plan.spec
         told = {
             key: self.layer.tree[key] for key in StudyFile.model_fields if key in self.layer.tree
         }
         whole = {**told, "base": base.tree, "overrides": list(spec.overrides)}
+        if self.elsewhere:
+            whole["arms"] = {arm: told["arms"][arm] for arm in spec.arms}
+            whole["follow"] = dict(spec.follow)
+            if not isinstance(spec.each_seed, bool):
+                whole["each_seed"] = list(spec.each_seed)
+            whole["alternatives"] = {
+                arm: layer
+                for arm, layer in (told.get("alternatives") or {}).items()
+                if arm in spec.arms and plan.grids[arm].unordered
+            }
         whole["seeds"] = list(spec.seeds)
         if spec.tune:
             whole["tune_seeds"] = list(spec.tune_seeds)

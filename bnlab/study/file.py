@@ -106,6 +106,9 @@ class StudyFile(ConfigSection):
     """By arm, another arm at whose best values it is trained instead of being tuned itself; or by
     factor, one of its levels: `budget: whole` lets every arm follow that one which differs from it
     in having the whole budget."""
+    in_turn: bool = False
+    """Whether arms take turns, seed by seed, forth and back (ABBA), so that what else the machine
+    does meets all alike: where times are compared."""
     budget: Budget = Budget()
     presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """By name, what is laid over this file to make the same study smaller or larger."""

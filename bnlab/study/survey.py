@@ -148,11 +148,21 @@ class Survey:
 
     def unfinished(self) -> list[tuple[Cell, State]]:
         """What is still to be trained, in order, as far as it is known."""
-        return [
+        left = [
             (cell, state)
             for cell, state in self.cells.values()
             if state not in ("done", "diverged") and not RunDir(cell.root).finished
         ]
+        return _in_turn(left) if self.study.spec.in_turn else left
+
+
+def _in_turn(cells: Sequence[tuple[Cell, State]]) -> list[tuple[Cell, State]]:
+    """Seed by seed, the arms in order for every other seed and backwards for those between."""
+    by_seed: dict[int, list[tuple[Cell, State]]] = {}
+    for cell, state in cells:
+        by_seed.setdefault(cell.config.seed, []).append((cell, state))
+    turns = (by_seed[seed][:: 1 - 2 * (place % 2)] for place, seed in enumerate(sorted(by_seed)))
+    return [one for turn in turns for one in turn]
 
 
 def survey_study(study: Study, runs_dir: Path) -> Survey:

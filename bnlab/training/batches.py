@@ -27,14 +27,14 @@ def epoch_order(seed: int, epoch: int, count: int) -> torch.Tensor:
     return torch.randperm(count, generator=stream(seed, "order", epoch))
 
 
-def data_order_hash(seed: int, epochs: int, count: int) -> str:
+def data_order_hash(seed: int, epochs: int, count: int, *, once: bool = False) -> str:
     """SHA-256 over the orders of all epochs (int32, little-endian), in hex.
 
     Two runs with equal hashes see the same images in the same order.
     """
     digest = hashlib.sha256()
     for epoch in range(epochs):
-        digest.update(epoch_order(seed, epoch, count).numpy().astype("<i4").data)
+        digest.update(epoch_order(seed, 0 if once else epoch, count).numpy().astype("<i4").data)
     return digest.hexdigest()
 
 
@@ -224,6 +224,7 @@ class Batches:
         crop_padding: Pad by this many black pixels and crop back at random; 0 for no crop.
         shuffle: Visit the images in `epoch_order`; else in their own order, with augmentation (if
             any) drawn from a stream apart.
+        once: Keep to the order of the first epoch; augmentation is drawn anew all the same.
         channels_last: Give images in channels_last memory.
     """
 
@@ -238,6 +239,7 @@ class Batches:
         flip: bool,
         crop_padding: int,
         shuffle: bool,
+        once: bool = False,
         channels_last: bool = True,
     ) -> None:
         there = split.on(device)
@@ -249,6 +251,7 @@ class Batches:
         self.flip = flip
         self.crop_padding = crop_padding
         self.shuffle = shuffle
+        self.once = once
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -267,7 +270,8 @@ class Batches:
         """Draw an epoch's order and augmentation and bring them to the device."""
         order = augmentation = None
         if self.shuffle:
-            order = bring(epoch_order(self.seed, epoch, len(self)), self.device)
+            drawn = epoch_order(self.seed, 0 if self.once else epoch, len(self))
+            order = bring(drawn, self.device)
         if self.flip or self.crop_padding:
             name = "augment" if self.shuffle else "augment_test"
             augmentation = draw_augmentation(

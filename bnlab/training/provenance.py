@@ -64,7 +64,12 @@ def describe_run(task: Task, data: Splits, git: GitState) -> dict[str, Any]:
         "config_hash": config.hash,
         "seeds": {"run": config.seed},
         "init_hash": init_hash(task.model),
-        "data_order_hash": data_order_hash(config.seed, config.train.epochs, len(data.train)),
+        "data_order_hash": data_order_hash(
+            config.seed,
+            config.train.epochs,
+            len(data.train),
+            once=config.train.shuffle == "once",
+        ),
         "parameters": parameter_count(task.model),
         "dataset": {
             "name": config.dataset.name,

@@ -32,6 +32,7 @@ def build_task(config: Config, data: Splits, device: torch.device, precision: Pr
         flip=dataset.flip,
         crop_padding=dataset.crop_padding,
         shuffle=True,
+        once=train.shuffle == "once",
     )
     held_out = {
         name: Batches(

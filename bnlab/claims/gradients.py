@@ -1,0 +1,128 @@
+"""Does batch normalization keep gradients from vanishing and exploding?"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from bnlab.claims._base import CLAIMS, Claim, Imagined
+from bnlab.claims._contrast import Array, Contrast, Detail, Evidence, detail, make_contrast
+
+LADDER = slice(2, -1)
+"""Of the convolutions, those of one width between which nothing pools."""
+
+TAG = "probe/activation_grad/conv"
+
+
+def log_ratio(evidence: Evidence, arm: str) -> Array:
+    """Natural logarithm of what a gradient is multiplied by on its way back through a layer.
+
+    The slope of log(root mean square of dL/dh) against the number of layers that lie behind, by
+    least squares: above 0 gradients explode towards the input, below they vanish: (seeds,).
+    """
+    readings = evidence.readings.get(arm, {})
+    layers = [tag for tag in readings if tag.startswith(TAG)][LADDER]
+    if len(layers) < 2:
+        return np.full(len(evidence.best[arm]), np.nan)
+    sizes = np.stack([readings[tag] for tag in layers])
+    logs = np.log(np.where(sizes > 0, sizes, np.nan))
+    behind = np.arange(len(layers))[::-1] - (len(layers) - 1) / 2
+    return np.asarray(behind @ logs / (behind @ behind))
+
+
+def gain(evidence: Evidence, init: str) -> Array:
+    """How much nearer to 1 the factor a layer is with BN, as a logarithm: (seeds,)."""
+    without, with_bn = (np.abs(log_ratio(evidence, f"{norm}{init}")) for norm in ("none", "batch"))
+    return np.asarray(without - with_bn)
+
+
+def _ratios(evidence: Evidence, init: str) -> list[Detail]:
+    return [
+        detail(
+            f"log of the factor a layer, {norm}", log_ratio(evidence, f"{norm}{init}"), "log/layer"
+        )
+        for norm in ("none", "batch")
+    ]
+
+
+def measure(evidence: Evidence) -> Contrast:
+    """How much nearer to 1 BN brings the factor where gradients vanish without it."""
+    return make_contrast(
+        gain(evidence, "_small"),
+        [
+            *_ratios(evidence, "_small"),
+            detail("torch's default initialization", gain(evidence, "_torch_default"), "log/layer"),
+        ],
+        ["at the start of training: no run takes a step"],
+        _unrecorded(gain(evidence, "_small")),
+    )
+
+
+def measure_again(evidence: Evidence) -> Contrast:
+    """The same with He's initialization, by which they neither vanish nor explode without it."""
+    return make_contrast(
+        gain(evidence, ""), _ratios(evidence, ""), guard=_unrecorded(gain(evidence, ""))
+    )
+
+
+def _unrecorded(differences: Array) -> str:
+    lost = int((~np.isfinite(differences)).sum())
+    return f"on {lost} seeds no gradients were recorded, or all were 0" if lost else ""
+
+
+def imagine(run: Imagined) -> Mapping[str, float | Array]:
+    """Without BN a factor of e^-0.5 a layer; with BN one that is nearer to 1 by the effect."""
+    factor = -0.5 + run.effect * (run.arm.startswith("batch")) + run.noise
+    behind = np.arange(8)[::-1]
+    sizes = {f"{TAG}{layer + 1}": float(np.exp(factor * behind[layer])) for layer in range(8)}
+    return {**run.reach(0.1), **sizes}
+
+
+GRADIENTS = Claim(
+    name="gradients",
+    statement="Batch normalization keeps gradients from vanishing and from exploding on their way "
+    "back through the layers.",
+    against="Gradients that with BN change as much a layer as without, or more, be it only where "
+    "the initialization already keeps their size: then it depends on the initialization.",
+    sources=(
+        "documents 000, 003 and 004 state it, 001 implies it",
+        (
+            "Yang et al. 2019, arXiv:1902.08129 (BN itself makes gradients explode at the start, "
+            "by the square root of pi/(pi - 1), 1.21 a layer, in fully connected networks)"
+        ),
+        "Luther 2020 (that factor, measured)",
+    ),
+    definition="By what factor the root mean square of the gradient in a layer's output grows on "
+    "its way back through one layer, from a line through its logarithms over 29 convolutions of "
+    "one width (full: 61), at the start of training; its distance from 1, as a logarithm without "
+    "its sign. Once where gradients vanish without BN (weights from N(0, 0.01^2)), and once with "
+    "He's initialization, which keeps their size. SUPPORTED only if both are.",
+    formula="|log factor| without BN - |log factor| with BN, mean over initializations; the "
+    "numbers shown are those with N(0, 0.01^2)",
+    protocol="32 convolutions of 32 channels (full: 64 of 64), 20 seeds, 512 training images "
+    "(full: 1,024) in one batch, no training: the learning rate is too small to move a weight. "
+    "Untuned, for there is nothing to tune. Beside it torch's default initialization.",
+    smallest_effect=0.05,
+    reason="5 % a layer are a factor of 4 over 29 layers.",
+    unit="log/layer",
+    treated=("batch_small",),
+    control=("none_small",),
+    measure=measure,
+    failures=lambda _evidence: {},  # nothing is trained
+    imagine=imagine,
+    place="with N(0, 0.01^2)",
+    depends="the initialization",
+)
+
+CLAIMS.register("gradients")(
+    replace(
+        GRADIENTS,
+        again=replace(
+            GRADIENTS,
+            treated=("batch",),
+            control=("none",),
+            measure=measure_again,
+            place="with He's initialization",
+        ),
+    )
+)
