@@ -2,13 +2,14 @@
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
-from bnlab.records import RunDir, read_facts, write_text
+from bnlab.records import LockedError, RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -102,6 +103,7 @@ def run_study(
         say(_shared_out(settings, _earlier_threads(survey)))
 
     failures: dict[str, str] = {}
+    running = set[Path]()
     with stop_on_signal() as stop:
         while not stop():
             survey = survey_study(study, runs_dir)
@@ -111,6 +113,8 @@ def run_study(
                 (cell, state) for cell, state in survey.unfinished() if cell.label not in failures
             ]
             free = [cell for cell, state in left if state != "running"]
+            _release_lapsed(cell.root for cell in free if cell.root in running)
+            running = {cell.root for cell, state in left if state == "running"}
             if not left:
                 break
             if not free:
@@ -126,6 +130,13 @@ def run_study(
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
     return Finished(survey, failures)
+
+
+def _release_lapsed(roots: Iterable[Path]) -> None:
+    """Let workers have cells whose leases this process has seen lapse: they would watch anew."""
+    for root in roots:
+        with suppress(LockedError), RunDir(root).lock():
+            pass
 
 
 def _settings(survey: Survey, options: StudyOptions, executor: str) -> ExecutorOptions:
