@@ -177,7 +177,7 @@ def is_free(lock: Path, lease: Standing | None) -> bool:
         _seen.pop(str(lock.absolute()), None)
         return True
     now = time.monotonic()
-    content, since = _seen.get(str(lock.absolute()), (b"", now))
+    content, since = _seen.get(str(lock.absolute()), (None, now))
     if content != lease.content:
         _seen[str(lock.absolute())] = lease.content, now
         return False
