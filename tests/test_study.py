@@ -394,6 +394,8 @@ def test_planning_writes_nothing_and_counts_every_state(write: Write) -> None:
     with RunDir(missing.root.parent / "s4").lock():
         before = everything(file.parent)
         found = survey(file)
+        assert everything(file.parent) == before
+    before = everything(file.parent)
     row = next(row for row in found.rows if row.arm == "none")
     assert row.states == ("done", "diverged", "cut off", "failed", "running")
     assert found.reasons == {failed.root: "OSError: the cat"}

@@ -20,11 +20,14 @@ from bnlab.study.executors import (
 )
 from bnlab.study.load import load_plan
 from bnlab.study.plan import Study, stored_path
-from bnlab.study.survey import Survey, survey_study
+from bnlab.study.survey import Known, Survey, survey_study
 from bnlab.training.signals import StopRequest, stop_on_signal
 
 WAIT_SECONDS = 1.0
 """How often to look whether other processes have finished the cells they train."""
+
+WAIT_SURVEYS = 5
+"""At least so many times as long as looking takes."""
 
 
 class StudyFailedError(BnlabError):
@@ -94,7 +97,8 @@ def run_study(
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
     name = options.executor or executor_for(options.device)
     executor = EXECUTORS[name]
-    survey, images = survey_study(study, runs_dir), ImagesAtHand()
+    known: Known = {}
+    survey, images = survey_study(study, runs_dir, known), ImagesAtHand()
     images.refuse_others(survey)
     _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
@@ -106,7 +110,8 @@ def run_study(
     running = set[Path]()
     with stop_on_signal() as stop:
         while not stop():
-            survey = survey_study(study, runs_dir)
+            began = time.monotonic()
+            survey = survey_study(study, runs_dir, known)
             images.refuse_others(survey)  # another process may have finished some on its own
             watcher.planned(survey.count("done", "diverged"), survey.total)
             left = [
@@ -119,13 +124,17 @@ def run_study(
                 break
             if not free:
                 watcher.waiting(len(left))
+                # Many may wait for the last cells: they must not keep the folder's server busy.
+                until = time.monotonic() + WAIT_SURVEYS * (time.monotonic() - began)
                 time.sleep(WAIT_SECONDS)
+                while time.monotonic() < until and not stop():
+                    time.sleep(WAIT_SECONDS)
             for outcome in executor(free, settings, stop, watcher):
                 if outcome.ending == "failed":
                     failures[outcome.cell.label] = outcome.reason
                 watcher.ended(outcome)
         if stop():
-            raise _stopped(survey_study(study, runs_dir), stop)
+            raise _stopped(survey_study(study, runs_dir, known), stop)
     for cell, state in survey.cells.values():
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
