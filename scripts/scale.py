@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -129,23 +130,33 @@ def work(study_file: Path, runs: Path) -> dict[str, Any]:
     }
 
 
-def command(words: Sequence[str], folder: Path) -> dict[str, float]:
+MEASURE = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+if done.returncode:
+    sys.exit(done.stderr[-2000:])
+seconds, processor = time.perf_counter() - began, used.ru_utime + used.ru_stime
+print(json.dumps(dict(seconds=seconds, processor=processor, mebibytes=used.ru_maxrss / 1024)))
+"""
+"""Started from this process, a command would be charged with the memory that this one has."""
+
+
+def command(words: Sequence[str]) -> dict[str, float]:
     """A command of bnlab: its seconds, those of a processor, and its memory at most."""
-    out = os.open(folder / "out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    began = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "bnlab", *words]
-    files = [(os.POSIX_SPAWN_DUP2, out, number) for number in (1, 2)]
-    pid = os.posix_spawn(sys.executable, line, environment, file_actions=files)
-    _, status, used = os.wait4(pid, 0)
-    os.close(out)
-    if status:
-        raise SystemExit(f"{' '.join(words)}: {(folder / 'out').read_text()[-2000:]}")
-    return {
-        "seconds": time.perf_counter() - began,
-        "processor": used.ru_utime + used.ru_stime,
-        "mebibytes": used.ru_maxrss / 1024,
-    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *line],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)}: {done.stderr}")
+    used: dict[str, float] = json.loads(done.stdout)
+    return used
 
 
 def write_study(folder: Path, cells: int, arms: int) -> Path:
@@ -179,9 +190,9 @@ def measure(folder: Path, cells: int, arms: int, workers: int, at_once: int) -> 
         raise SystemExit(f"{sum(one['done'] for one in told)} cells were trained, not {cells}")
     found["workers told"] = told
     found["whole survey"] = _timed(lambda: survey_study(study, runs))
-    found["study status"] = command(["study", "status", str(file), "--runs-dir", str(runs)], folder)
+    found["study status"] = command(["study", "status", str(file), "--runs-dir", str(runs)])
     found["compare"] = command(
-        ["compare", str(runs), "--baseline", "w0", "--out", str(folder / "report")], folder
+        ["compare", str(runs), "--baseline", "w0", "--out", str(folder / "report")]
     )
     return found
 

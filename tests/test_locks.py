@@ -484,7 +484,7 @@ def two_mounts(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         for place in places:
             place.mkdir()
             subprocess.run(["bindfs", "shared", place.name], cwd=tmp_path, check=True)
-            stack.callback(subprocess.run, ["fusermount3", "-u", place], check=False)
+            stack.callback(subprocess.run, ["fusermount3", "-u", str(place)], check=False)
         yield places
 
 

@@ -15,7 +15,7 @@ from conftest import TINY
 from raw import raw_metrics, raw_run, raw_summary, roots_of
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.records import RunDir
+from bnlab.records import RunDir, RunFiles, Summary, read_summary
 from bnlab.study.estimate import estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -378,6 +378,57 @@ def test_a_value_that_is_both_best_and_the_same_is_trained_once(write: Write) ->
 
 
 # ----------------------------------------------------------------------------- states and plans
+
+
+def test_a_cell_that_is_finished_while_it_is_looked_at_is_done(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(**PLAIN, seeds=1)
+    by_root = {cell.root: cell for cell in cells(survey(file))}
+
+    def finished_meanwhile(run_dir: RunDir) -> bool:
+        fake(by_root[run_dir.root])
+        return False
+
+    monkeypatch.setattr(RunDir, "locked", property(finished_meanwhile))
+    assert {state for _, state in survey(file).cells.values()} == {"done"}
+
+
+def test_a_cell_that_another_process_finishes_after_a_survey_is_looked_at_again(
+    write: Write,
+) -> None:
+    file = write(**PLAIN, seeds=1)
+    first, *others = cells(survey(file))
+    for cell in others:
+        fake(cell)
+    with RunDir(first.root).lock():
+        found = survey(file)
+        fake(first)
+    assert [(cell.root, state) for cell, state in found.unfinished()] == [(first.root, "running")]
+
+
+def test_a_survey_reads_a_finished_run_once_and_again_when_it_was_replaced(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(**PLAIN, seeds=2)
+    made = cells(survey(file))
+    for cell in made:
+        fake(cell)
+    read = list[Path]()
+
+    def reading(files: RunFiles) -> Summary:
+        read.append(files.root)
+        return read_summary(files)
+
+    monkeypatch.setattr("bnlab.study.survey.read_summary", reading)
+    study, known = load(file), dict[Path, Any]()
+    for _ in range(2):
+        assert survey_study(study, file.parent / "runs", known).count("done") == len(made)
+    assert sorted(read) == sorted(cell.root for cell in made)
+    fake(made[0], status="diverged")
+    assert survey_study(study, file.parent / "runs", known).count("diverged") == 1
+    (made[1].root / "summary.json").unlink()
+    assert survey_study(study, file.parent / "runs", known).count("done") == len(made) - 2
 
 
 def test_planning_writes_nothing_and_counts_every_state(write: Write) -> None:

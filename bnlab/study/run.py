@@ -124,11 +124,7 @@ def run_study(
                 break
             if not free:
                 watcher.waiting(len(left))
-                # Many may wait for the last cells: they must not keep the folder's server busy.
-                until = time.monotonic() + WAIT_SURVEYS * (time.monotonic() - began)
-                time.sleep(WAIT_SECONDS)
-                while time.monotonic() < until and not stop():
-                    time.sleep(WAIT_SECONDS)
+                _wait(WAIT_SURVEYS * (time.monotonic() - began), stop)
             for outcome in executor(free, settings, stop, watcher):
                 if outcome.ending == "failed":
                     failures[outcome.cell.label] = outcome.reason
@@ -139,6 +135,14 @@ def run_study(
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
     return Finished(survey, failures)
+
+
+def _wait(seconds: float, stop: StopRequest) -> None:
+    """Many may wait for the last cells: they must not keep the folder's server busy by looking."""
+    until = time.monotonic() + seconds
+    time.sleep(WAIT_SECONDS)
+    while time.monotonic() < until and not stop():
+        time.sleep(WAIT_SECONDS)
 
 
 def _release_lapsed(roots: Iterable[Path]) -> None:

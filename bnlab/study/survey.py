@@ -146,11 +146,12 @@ class Survey:
         return sum(state in states for _, state in self.cells.values())
 
     def unfinished(self) -> list[tuple[Cell, State]]:
-        """What is still to be trained, in order, as far as it is known."""
+        """What is still to be trained, in order, as far as it is known; not what is damaged."""
         return [
             (cell, state)
             for cell, state in self.cells.values()
-            if state not in ("done", "diverged") and not RunDir(cell.root).finished
+            if state in ("running", "cut off", "missing")
+            or (state == "failed" and not RunDir(cell.root).finished)
         ]
 
 
@@ -220,14 +221,17 @@ class _Surveyor:
         """How far a cell is, and its result if it is finished."""
         run_dir, files = RunDir(cell.root), self.study.files_of(cell)
         try:
-            if stamp := files.stamp(SUMMARY):
+            stamp = files.stamp(SUMMARY)
+            if stamp is None:
+                if run_dir.locked:
+                    return "running", None
+                stamp = files.stamp(SUMMARY)  # whoever held it may just have finished it
+            if stamp is not None:
                 before, result = self.known.get(cell.root, (None, None))
                 if result is None or before != stamp:
                     result = Result(read_summary(files), read_facts(files))
                     self.known[cell.root] = stamp, result
                 return ("diverged" if result.diverged else "done"), result
-            if run_dir.locked:
-                return "running", None
             failure = _failure(cell, self.folder)
         except BnlabError as error:
             failure = f"{error}; delete {cell.root} to train it anew"
