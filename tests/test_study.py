@@ -15,7 +15,7 @@ from conftest import TINY
 from raw import raw_metrics, raw_run, raw_summary, roots_of
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.records import RunDir, RunFiles, Summary, read_summary
+from bnlab.records import RunDir, RunFiles, Summary, leases, read_summary
 from bnlab.study.estimate import estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -405,6 +405,25 @@ def test_a_cell_that_another_process_finishes_after_a_survey_is_looked_at_again(
         found = survey(file)
         fake(first)
     assert [(cell.root, state) for cell, state in found.unfinished()] == [(first.root, "running")]
+
+
+@pytest.mark.slow
+def test_a_cell_whose_trainer_died_on_another_machine_is_trained_once_its_lease_has_lapsed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNLAB_LOCKS", "lease:3")
+    file = write(**PLAIN, seeds=1)
+    first, *_ = cells(survey(file))
+    first.root.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("platform.node", lambda: "elsewhere")
+        patched.setattr(leases.Lease, "_beat", lambda _self: None)
+        assert leases.take(first.root / "lock", 3.0) is not None
+    assert survey(file).count("running") == 1
+    options = StudyOptions(executor="processes", device="cpu")
+    finished = run_study(load(file), file.parent / "runs", options)
+    assert finished.survey.count("done", "diverged") == finished.survey.total
+    assert not finished.failures
 
 
 def test_a_survey_reads_a_finished_run_once_and_again_when_it_was_replaced(

@@ -17,9 +17,9 @@ number than its own when it looks (`Lease.lost`). It must look before each write
 cannot be had without help from the storage: an owner that is paused after looking, and goes on
 after another has taken over, may end that one write.
 
-A folder must show a file that was made or changed to whoever opens it anew, as NFS does unless it
-is mounted with `nocto`. As long as nothing is made or deleted by other means, one process at most
-believes at any time that it holds the lock and finds that confirmed.
+The file system must show what was made or changed to whoever opens the file, or the folder, anew,
+as NFS does unless it is mounted with `nocto`; and nobody else may make or delete these files. Then
+at most one process at any time holds the lock and finds that confirmed.
 """
 
 import functools
