@@ -109,6 +109,7 @@ def make_run(
     with mock.patch("os.fsync"):
         run_dir.create(yaml.safe_dump(config, sort_keys=False), "torch==2.13.0\n", None)
         write_text(run_dir.metrics, "".join(json.dumps(record) + "\n" for record in records))
+        run_dir.write_run({**facts, **(run or {})})
         if status in ("done", "diverged"):
             last = records[-1]
             run_dir.write_summary(
@@ -126,7 +127,6 @@ def make_run(
                     },
                 }
             )
-        run_dir.write_run({**facts, **(run or {})})
     return run_dir
 
 

@@ -15,7 +15,7 @@ from conftest import TINY
 from raw import raw_metrics, raw_run, raw_summary, roots_of
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.records import RunDir
+from bnlab.records import RunDir, RunFiles, Summary, leases, read_summary
 from bnlab.study.estimate import estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -380,6 +380,76 @@ def test_a_value_that_is_both_best_and_the_same_is_trained_once(write: Write) ->
 # ----------------------------------------------------------------------------- states and plans
 
 
+def test_a_cell_that_is_finished_while_it_is_looked_at_is_done(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(**PLAIN, seeds=1)
+    by_root = {cell.root: cell for cell in cells(survey(file))}
+
+    def finished_meanwhile(run_dir: RunDir) -> bool:
+        fake(by_root[run_dir.root])
+        return False
+
+    monkeypatch.setattr(RunDir, "locked", property(finished_meanwhile))
+    assert {state for _, state in survey(file).cells.values()} == {"done"}
+
+
+def test_a_cell_that_another_process_finishes_after_a_survey_is_looked_at_again(
+    write: Write,
+) -> None:
+    file = write(**PLAIN, seeds=1)
+    first, *others = cells(survey(file))
+    for cell in others:
+        fake(cell)
+    with RunDir(first.root).lock():
+        found = survey(file)
+        fake(first)
+    assert [(cell.root, state) for cell, state in found.unfinished()] == [(first.root, "running")]
+
+
+@pytest.mark.slow
+def test_a_cell_whose_trainer_died_on_another_machine_is_trained_once_its_lease_has_lapsed(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BNLAB_LOCKS", "lease:3")
+    file = write(**PLAIN, seeds=1)
+    first, *_ = cells(survey(file))
+    first.root.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("platform.node", lambda: "elsewhere")
+        patched.setattr(leases.Lease, "_beat", lambda _self: None)
+        assert leases.take(first.root / "lock", 3.0) is not None
+    assert survey(file).count("running") == 1
+    options = StudyOptions(executor="processes", device="cpu")
+    finished = run_study(load(file), file.parent / "runs", options)
+    assert finished.survey.count("done", "diverged") == finished.survey.total
+    assert not finished.failures
+
+
+def test_a_survey_reads_a_finished_run_once_and_again_when_it_was_replaced(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(**PLAIN, seeds=2)
+    made = cells(survey(file))
+    for cell in made:
+        fake(cell)
+    read = list[Path]()
+
+    def reading(files: RunFiles) -> Summary:
+        read.append(files.root)
+        return read_summary(files)
+
+    monkeypatch.setattr("bnlab.study.survey.read_summary", reading)
+    study, known = load(file), dict[Path, Any]()
+    for _ in range(2):
+        assert survey_study(study, file.parent / "runs", known).count("done") == len(made)
+    assert sorted(read) == sorted(cell.root for cell in made)
+    fake(made[0], status="diverged")
+    assert survey_study(study, file.parent / "runs", known).count("diverged") == 1
+    (made[1].root / "summary.json").unlink()
+    assert survey_study(study, file.parent / "runs", known).count("done") == len(made) - 2
+
+
 def test_planning_writes_nothing_and_counts_every_state(write: Write) -> None:
     file = write(**PLAIN, seeds=5)
     done, diverged, cut, failed, missing = (
@@ -394,6 +464,8 @@ def test_planning_writes_nothing_and_counts_every_state(write: Write) -> None:
     with RunDir(missing.root.parent / "s4").lock():
         before = everything(file.parent)
         found = survey(file)
+        assert everything(file.parent) == before
+    before = everything(file.parent)
     row = next(row for row in found.rows if row.arm == "none")
     assert row.states == ("done", "diverged", "cut off", "failed", "running")
     assert found.reasons == {failed.root: "OSError: the cat"}

@@ -1,7 +1,8 @@
 """Run directories and archives: the contract between what produces runs and what judges them.
 
-The only place that knows the names of a run's files. `rundir` writes, `reading` reads back through
-`schema`, `finding` looks for runs, `archive` and `packing` make one file of many.
+The only place that knows the names of a run's files. `rundir` writes, and `locks` lets one process
+at a time; `reading` reads back through `schema`, `finding` looks for runs, `archive` and `packing`
+make one file of many.
 """
 
 from bnlab.records.divergence import has_diverged
@@ -15,6 +16,7 @@ from bnlab.records.finding import (
     find_runs,
     read_study,
 )
+from bnlab.records.locks import LockedError, LockLostError
 from bnlab.records.packing import Packed, pack
 from bnlab.records.reading import (
     RunRecord,
@@ -25,13 +27,14 @@ from bnlab.records.reading import (
     read_metrics,
     read_summary,
 )
-from bnlab.records.rundir import LockedError, RunDir, run_path
+from bnlab.records.rundir import RunDir, run_path
 from bnlab.records.schema import RunFacts, Status, Summary
 from bnlab.records.storage import StorageError, storage, write_text
 
 __all__ = [
     "REFERENCE",
     "Found",
+    "LockLostError",
     "LockedError",
     "Packed",
     "Remark",

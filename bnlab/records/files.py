@@ -38,6 +38,16 @@ class RunFiles:
         """Whether there is such a file."""
         return (self.root / name).exists() if self.packed is None else name in self.packed
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """What is another once a file was replaced; None if there is no such file."""
+        if self.packed is not None:
+            return (len(self.packed[name]),) if name in self.packed else None
+        try:
+            found = (self.root / name).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def read(self, name: str) -> bytes:
         """A file's content.
 

@@ -8,7 +8,7 @@ the run is finished.
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bnlab.errors import RefusedError
 from bnlab.records import files
 from bnlab.records.files import RunFiles
 from bnlab.records.finding import REFERENCE
-from bnlab.records.locks import hold_lock, is_locked
+from bnlab.records.locks import Hold, Watching, hold_lock, is_locked
 from bnlab.records.reading import epoch_of, read_metrics
 from bnlab.records.schema import SCHEMA_VERSION
 from bnlab.records.storage import (
@@ -45,19 +45,17 @@ def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
     return runs_dir / config.name / folder / f"s{config.seed}"
 
 
-class LockedError(RefusedError):
-    """Another living process is training the run."""
-
-
 @dataclass(frozen=True)
 class RunDir:
     """The files of one run.
 
     Attributes:
         root: `runs/<study or name>/<arm>-<hash8>/s<seed>`.
+        hold: Its lock, if this process trains it: whoever has lost that writes nothing more.
     """
 
     root: Path
+    hold: Hold | None = field(default=None, compare=False, repr=False)
 
     @property
     def files(self) -> RunFiles:
@@ -124,6 +122,7 @@ class RunDir:
         Raises:
             StorageError: If the folder cannot be written.
         """
+        self._refuse_if_lost()
         with storage(self.root):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.root / files.PACKAGES, packages)
@@ -140,15 +139,18 @@ class RunDir:
 
     def write_run(self, data: Mapping[str, Any]) -> None:
         """Replace run.json."""
+        self._refuse_if_lost()
         write_text(self.run, to_json({"schema_version": SCHEMA_VERSION, **data}, indent=2) + "\n")
 
     def write_summary(self, data: Mapping[str, Any]) -> None:
         """Write summary.json; the run counts as finished from here on."""
+        self._refuse_if_lost()
         whole = {"schema_version": SCHEMA_VERSION, **data}
         write_text(self.summary, to_json(whole, indent=2) + "\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl and have it on the disk before returning."""
+        self._refuse_if_lost()
         append_line(self.metrics, to_json(record))
 
     def keep_metrics(self, epochs: int) -> None:
@@ -157,6 +159,7 @@ class RunDir:
         Raises:
             RefusedError: If what is left is not one line for each of these epochs.
         """
+        self._refuse_if_lost()
         records = read_metrics(self.files).records if self.metrics.exists() else ()
         kept = [record for record in records if epoch_of(record) <= epochs]
         if [epoch_of(record) for record in kept] != list(range(1, epochs + 1)):
@@ -170,6 +173,7 @@ class RunDir:
 
     def write_checkpoint(self, data: bytes) -> None:
         """Replace the checkpoint; a crash at any moment leaves the old or the new one whole."""
+        self._refuse_if_lost()
         with storage(self.checkpoint):
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.checkpoint, data + hashlib.sha256(data).digest())
@@ -197,8 +201,15 @@ class RunDir:
         return self.root / files.LOCK
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, watching: Watching = lambda *_: None) -> Iterator["RunDir"]:
         """Hold the run for this process; the lock goes with the process, however it dies.
+
+        Args:
+            watching: As for `hold_lock`.
+
+        Returns:
+            The run to write to. Its `write_`, `append_` and `keep_` raise `LockLostError` when
+            another process has taken the lock over.
 
         Raises:
             LockedError: If another living process holds it.
@@ -207,13 +218,16 @@ class RunDir:
         with ExitStack() as stack:
             with storage(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
-                held = stack.enter_context(hold_lock(self._lock))
-            if not held:
-                raise LockedError(f"{self.root}: another process is training this run right now")
+                hold = stack.enter_context(hold_lock(self._lock, watching))
             with storage(self.root):
                 for folder in (self.root, self.checkpoint.parent):
                     clear_leftovers(folder)
-            yield
+            yield replace(self, hold=hold)
+
+    def _refuse_if_lost(self) -> None:
+        if self.hold is not None:
+            with storage(self.root):
+                self.hold.refuse_if_lost()
 
     @property
     def locked(self) -> bool:

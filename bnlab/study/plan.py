@@ -43,18 +43,22 @@ class Study(Plan):
         """One cell per seed: of these, or of all that the stage has."""
         config = self.configs[stage, arm, point]
         named = arm_label(config) if self.shared else arm
+        folder = run_path(runs_dir, config, named).parent  # a hash has no seed, and costs a survey
+        digest = config.hash if self.elsewhere else ""  # most of its time if made for each cell
         found = []
         for seed in self.seeds(stage) if seeds is None else seeds:
             seeded = config.model_copy(update={"seed": seed})
             words = [arm, *(show_point(point),) * bool(point), f"seed {seed}"]
             label = " ".join([*words, *("on held-out images",) * (stage == "each")])
-            there = self.elsewhere.get((config.hash, seed))
-            root = run_path(runs_dir, seeded, named) if there is None else there.root
+            there = self.elsewhere.get((digest, seed))
+            root = folder / f"s{seed}" if there is None else there.root
             found.append(Cell(root, named, label, seeded))
         return tuple(found)
 
     def files_of(self, cell: Cell) -> RunFiles:
         """Where a cell's files are read."""
+        if not self.elsewhere:
+            return RunFiles(cell.root)
         there = self.elsewhere.get((cell.config.hash, cell.config.seed))
         return RunFiles(cell.root) if there is None else there
 

@@ -2,13 +2,14 @@
 
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, RefusedError, StopRequestedError
-from bnlab.records import RunDir, read_facts, write_text
+from bnlab.records import LockedError, RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -19,11 +20,14 @@ from bnlab.study.executors import (
 )
 from bnlab.study.load import load_plan
 from bnlab.study.plan import Study, stored_path
-from bnlab.study.survey import Survey, survey_study
+from bnlab.study.survey import Known, Survey, survey_study
 from bnlab.training.signals import StopRequest, stop_on_signal
 
 WAIT_SECONDS = 1.0
 """How often to look whether other processes have finished the cells they train."""
+
+WAIT_SURVEYS = 5
+"""At least so many times as long as looking takes."""
 
 
 class StudyFailedError(BnlabError):
@@ -93,7 +97,8 @@ def run_study(
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
     name = options.executor or executor_for(options.device)
     executor = EXECUTORS[name]
-    survey, images = survey_study(study, runs_dir), ImagesAtHand()
+    known: Known = {}
+    survey, images = survey_study(study, runs_dir, known), ImagesAtHand()
     images.refuse_others(survey)
     _refuse_beyond_budget(survey, runs_dir, force=options.force)
     _store(study, runs_dir, say)
@@ -102,30 +107,49 @@ def run_study(
         say(_shared_out(settings, _earlier_threads(survey)))
 
     failures: dict[str, str] = {}
+    running = set[Path]()
     with stop_on_signal() as stop:
         while not stop():
-            survey = survey_study(study, runs_dir)
+            began = time.monotonic()
+            survey = survey_study(study, runs_dir, known)
             images.refuse_others(survey)  # another process may have finished some on its own
             watcher.planned(survey.count("done", "diverged"), survey.total)
             left = [
                 (cell, state) for cell, state in survey.unfinished() if cell.label not in failures
             ]
             free = [cell for cell, state in left if state != "running"]
+            _release_lapsed(cell.root for cell in free if cell.root in running)
+            running = {cell.root for cell, state in left if state == "running"}
             if not left:
                 break
             if not free:
                 watcher.waiting(len(left))
-                time.sleep(WAIT_SECONDS)
+                _wait(WAIT_SURVEYS * (time.monotonic() - began), stop)
             for outcome in executor(free, settings, stop, watcher):
                 if outcome.ending == "failed":
                     failures[outcome.cell.label] = outcome.reason
                 watcher.ended(outcome)
         if stop():
-            raise _stopped(survey_study(study, runs_dir), stop)
+            raise _stopped(survey_study(study, runs_dir, known), stop)
     for cell, state in survey.cells.values():
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
     return Finished(survey, failures)
+
+
+def _wait(seconds: float, stop: StopRequest) -> None:
+    """Many may wait for the last cells: they must not keep the folder's server busy by looking."""
+    until = time.monotonic() + seconds
+    time.sleep(WAIT_SECONDS)
+    while time.monotonic() < until and not stop():
+        time.sleep(WAIT_SECONDS)
+
+
+def _release_lapsed(roots: Iterable[Path]) -> None:
+    """Let workers have cells whose leases this process has seen lapse: they would watch anew."""
+    for root in roots:
+        with suppress(LockedError), RunDir(root).lock():
+            pass
 
 
 def _settings(survey: Survey, options: StudyOptions, executor: str) -> ExecutorOptions:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from bnlab.analysis import make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
@@ -13,7 +13,6 @@ from bnlab.errors import BnlabError
 from bnlab.records import (
     RunDir,
     RunFacts,
-    RunFiles,
     Summary,
     has_diverged,
     read_facts,
@@ -147,11 +146,12 @@ class Survey:
         return sum(state in states for _, state in self.cells.values())
 
     def unfinished(self) -> list[tuple[Cell, State]]:
-        """What is still to be trained, in order, as far as it is known."""
+        """What is still to be trained, in order, as far as it is known; not what is damaged."""
         left = [
             (cell, state)
             for cell, state in self.cells.values()
-            if state not in ("done", "diverged") and not RunDir(cell.root).finished
+            if state in ("running", "cut off", "missing")
+            or (state == "failed" and not RunDir(cell.root).finished)
         ]
         return _in_turn(left) if self.study.spec.in_turn else left
 
@@ -165,9 +165,19 @@ def _in_turn(cells: Sequence[tuple[Cell, State]]) -> list[tuple[Cell, State]]:
     return [one for turn in turns for one in turn]
 
 
-def survey_study(study: Study, runs_dir: Path) -> Survey:
-    """Read from the run directories how far a study is; writes nothing."""
-    surveyor = _Surveyor(study, runs_dir)
+Known: TypeAlias = dict[Path, tuple[tuple[int, ...], Result]]
+"""What finished runs say, by run directory, each with the stamp of the summary it was read from."""
+
+
+def survey_study(study: Study, runs_dir: Path, known: Known | None = None) -> Survey:
+    """Read from the run directories how far a study is; writes nothing.
+
+    Args:
+        study: Which.
+        runs_dir: Folder of all runs.
+        known: From earlier surveys of it, brought up to date: finished runs are read but once.
+    """
+    surveyor = _Surveyor(study, runs_dir, {} if known is None else known)
     if not study.tuned:
         for arm in study.spec.arms:
             surveyor.add("final", arm, ())
@@ -182,8 +192,8 @@ def survey_study(study: Study, runs_dir: Path) -> Survey:
 class _Surveyor:
     """Adds the rows of a study, looking at each cell."""
 
-    def __init__(self, study: Study, runs_dir: Path) -> None:
-        self.study, self.runs_dir = study, runs_dir
+    def __init__(self, study: Study, runs_dir: Path, known: Known) -> None:
+        self.study, self.runs_dir, self.known = study, runs_dir, known
         self.folder = runs_dir / study.spec.name
         self.rows: list[MatrixRow] = []
         self.reasons: dict[Path, str] = {}
@@ -206,9 +216,7 @@ class _Surveyor:
         row = MatrixRow(stage, arm, point, why, seeds)
         if point is not None:
             cells = self.study.cells(stage, arm, point, self.runs_dir, seeds)
-            looked = [
-                _look(cell, self.study.files_of(cell), self.folder, self.reasons) for cell in cells
-            ]
+            looked = [self._look(cell) for cell in cells]
             states = tuple(state for state, _ in looked)
             results = {
                 seed: result
@@ -218,6 +226,29 @@ class _Surveyor:
             row = MatrixRow(stage, arm, point, why, seeds, cells, states, results)
         self.rows.append(row)
         return row
+
+    def _look(self, cell: Cell) -> tuple[State, Result | None]:
+        """How far a cell is, and its result if it is finished."""
+        run_dir, files = RunDir(cell.root), self.study.files_of(cell)
+        try:
+            stamp = files.stamp(SUMMARY)
+            if stamp is None:
+                if run_dir.locked:
+                    return "running", None
+                stamp = files.stamp(SUMMARY)  # whoever held it may just have finished it
+            if stamp is not None:
+                before, result = self.known.get(cell.root, (None, None))
+                if result is None or before != stamp:
+                    result = Result(read_summary(files), read_facts(files))
+                    self.known[cell.root] = stamp, result
+                return ("diverged" if result.diverged else "done"), result
+            failure = _failure(cell, self.folder)
+        except BnlabError as error:
+            failure = f"{error}; delete {cell.root} to train it anew"
+        if failure:
+            self.reasons[cell.root] = failure
+            return "failed", None
+        return ("cut off" if run_dir.started else "missing"), None
 
     def pilot(self, arm: str) -> Pilot:
         """The tuning of an arm, as far as it is."""
@@ -323,26 +354,6 @@ def _add_own_best(
     rest = [seed for seed in seeds if seed not in chosen]
     if rest:
         surveyor.add("final", arm, None, why, rest)
-
-
-def _look(
-    cell: Cell, files: RunFiles, folder: Path, reasons: dict[Path, str]
-) -> tuple[State, Result | None]:
-    """How far a cell is, and its result if it is finished."""
-    run_dir = RunDir(cell.root)
-    try:
-        if files.has(SUMMARY):
-            result = Result(read_summary(files), read_facts(files))
-            return ("diverged" if result.diverged else "done"), result
-        if run_dir.locked:
-            return "running", None
-        failure = _failure(cell, folder)
-    except BnlabError as error:
-        failure = f"{error}; delete {cell.root} to train it anew"
-    if failure:
-        reasons[cell.root] = failure
-        return "failed", None
-    return ("cut off" if run_dir.started else "missing"), None
 
 
 def _failure(cell: Cell, folder: Path) -> str:

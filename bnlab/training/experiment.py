@@ -117,7 +117,8 @@ def run_experiment(
         The content of summary.json: `status` is `done` or `diverged`.
 
     Raises:
-        RefusedError: If the run exists, or a resume does not fit it.
+        RefusedError: If the run exists, or a resume does not fit it, or another process trains it,
+            or has taken it over while this one was suspended.
         StopRequestedError: On SIGTERM or Ctrl-C, with a checkpoint written.
         BnlabError: On a mistake in data or configuration, or a disk that takes no more.
     """
@@ -133,7 +134,7 @@ def run_experiment(
         data = data or load_splits(config.dataset, unless_stopped(stop, watcher.loading))
         check_batches(config, data)
 
-        stack.enter_context(run_dir.lock())
+        run_dir = stack.enter_context(run_dir.lock(unless_stopped(stop, watcher.loading)))
         refuse_unless_allowed(run_dir, config, options.resume)  # now nobody else can change it
         stack.enter_context(numerics(precision, deterministic=options.deterministic))
         stack.enter_context(lane(device))
