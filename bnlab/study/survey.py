@@ -147,7 +147,7 @@ class Survey:
 
     def unfinished(self) -> list[tuple[Cell, State]]:
         """What is still to be trained, in order, as far as it is known; not what is damaged."""
-        left = [
+        left: list[tuple[Cell, State]] = [
             (cell, state)
             for cell, state in self.cells.values()
             if state in ("running", "cut off", "missing")
