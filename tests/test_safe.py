@@ -183,3 +183,20 @@ def test_formulas_reach_csv_as_text(tmp_path: Path) -> None:
     write_report(compare(runs, Options(), remarks), tmp_path / "report")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "report" / "runs.csv").read_text())))
     assert {row["device"] for row in rows} == {"'=cmd|'/C calc'!A0"}
+
+
+def test_a_place_that_may_not_be_read_is_named_in_one_line() -> None:
+    program = (
+        "import errno, sys, types\n"
+        "from bnlab import cli\n"
+        "def refuse():\n"
+        "    raise PermissionError(errno.EACCES, 'Permission denied', 'runs/theirs/run.json')\n"
+        "cli.app = refuse\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("bnlab: runs/theirs/run.json: Permission denied; ")
+    assert "Traceback" not in done.stderr

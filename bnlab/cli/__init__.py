@@ -81,6 +81,8 @@ def main() -> None:
     except OSError as error:  # files are written under a StorageError; this is the output
         if error.errno == errno.ENAMETOOLONG:
             _end(f"{error.filename}: {error.strerror}; use a shorter one", 2)
+        if error.errno == errno.EACCES and error.filename is not None:
+            _end(f"{error.filename}: {error.strerror}; another user's? choose another place", 2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(  # noqa: T201
