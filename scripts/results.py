@@ -21,7 +21,15 @@ from typing import Any, TypeAlias
 from scipy.stats import binomtest
 
 from bnlab.analysis import ALPHA, LEVEL, Comparison, Options, compare, load_runs
-from bnlab.claims import CLAIM_LEVEL, CLAIMS, Finding, find_findings, show_effect, show_limits
+from bnlab.claims import (
+    CLAIM_LEVEL,
+    CLAIMS,
+    Finding,
+    find_findings,
+    hold,
+    show_effect,
+    show_limits,
+)
 from bnlab.claims._calibration import IMAGES
 from bnlab.report import write_report
 from bnlab.report.claims import write_claims
@@ -104,6 +112,28 @@ def claim_details(finding: Finding) -> str:
         parts.append(table(["beside it, exploratory", "estimate", "95 % limits"], rows))
     parts += [f"- {remark}" for remark in contrast.remarks]
     return "\n".join(parts) + "\n"
+
+
+ANCHORED = """\
+Numbers that others have published, and bnlab's where it has measured the same. Where the setting is
+another, one that differs is a finding about the setting. Limits in parentheses are 95 %.
+"""
+
+
+def anchors_table(findings: Sequence[Finding]) -> str:
+    """Published numbers beside bnlab's."""
+    rows = [
+        [
+            f"`{one.anchor.claim}`: {one.anchor.what}",
+            show_effect(one.anchor.value, one.anchor.unit),
+            one.anchor.setting,
+            one.found,
+            one.scope,
+            one.outcome,
+        ]
+        for one in hold(findings)
+    ]
+    return table(["what", "published", "where", "bnlab", "where", "outcome"], rows)
 
 
 def study_table(comparison: Comparison) -> str:
@@ -304,6 +334,9 @@ def documents(folder: Path) -> dict[Path, str]:
         "`bnlab claims run NAME --preset quick`\n",
         tables["claims"],
         *map(claim_details, findings),
+        "## Anchors\n",
+        ANCHORED,
+        anchors_table(findings),
         "## The quick study\n",
         "`bnlab study run configs/studies/quick.yaml`\n",
         tables["quick"],

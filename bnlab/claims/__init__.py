@@ -5,6 +5,7 @@ study of the same stem in `configs/claims/`; a claim of another package says whe
 Nothing here imports torch: verdicts come from the run directories.
 """
 
+from bnlab.claims._anchors import ANCHORS, Anchor, Held, hold
 from bnlab.claims._base import (
     CLAIMS,
     Claim,
@@ -46,6 +47,7 @@ from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_eff
 
 __all__ = [
     "ALPHA",
+    "ANCHORS",
     "CLAIMS",
     "CLAIM_LEVEL",
     "LIMITS",
@@ -55,6 +57,7 @@ __all__ = [
     "ROOM",
     "RULE",
     "SHARED",
+    "Anchor",
     "Chart",
     "Claim",
     "Contrast",
@@ -63,6 +66,7 @@ __all__ = [
     "Failures",
     "Finding",
     "Gathered",
+    "Held",
     "Line",
     "Network",
     "Verdict",
@@ -75,6 +79,7 @@ __all__ = [
     "find_findings",
     "find_network",
     "find_power",
+    "hold",
     "judge",
     "judge_effect",
     "make_contrast",
