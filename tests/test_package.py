@@ -14,6 +14,9 @@ import pytest
 from conftest import TINY
 
 CHECKOUT = Path(__file__).parent.parent
+VERDICTS = "runs/reference/claims/claims.json"
+"""What the release says of the claims, for whoever has no runs."""
+
 SOURCES = {"bnlab", "configs", "scripts", "tests"}
 BESIDE = {"CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "constraints.txt", "pyproject.toml"}
 
@@ -31,22 +34,25 @@ def files_of(folder: str, *suffixes: str) -> set[str]:
     return {path.relative_to(CHECKOUT).as_posix() for path in found}
 
 
-def test_the_wheel_holds_the_package_and_its_configurations_only(built: Path) -> None:
+def test_the_wheel_holds_the_package_its_configurations_and_the_reference_verdicts_only(
+    built: Path,
+) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     package = files_of("bnlab", ".py", ".j2", ".typed")
     configs = {f"bnlab/{name}" for name in files_of("configs", ".yaml", ".md")}
-    assert names - about == package | configs
+    assert names - about == package | configs | {"bnlab/reference.json"}
     assert len(about) == 5  # METADATA, WHEEL, RECORD, entry points, licence
 
 
-def test_the_source_archive_holds_the_sources_and_no_runs(built: Path) -> None:
+def test_the_source_archive_holds_the_sources_and_of_runs_the_verdicts_only(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = [name.partition("/")[2] for name in opened.getnames()]
     tops = {name.split("/")[0] for name in names}
-    assert SOURCES | BESIDE <= tops <= SOURCES | BESIDE | {".gitignore"}
+    assert SOURCES | BESIDE <= tops <= SOURCES | BESIDE | {".gitignore", "runs"}
+    assert {name for name in names if name.startswith("runs/")} == {VERDICTS}
     assert files_of("tests", ".py", ".json") <= set(names)
     if (CHECKOUT / ".git").exists():
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]

@@ -18,12 +18,14 @@ from bnlab.claims._contrast import (
     ALPHA,
     CLAIM_LEVEL,
     ROOM,
+    SCALES,
     Chart,
     Contrast,
     Detail,
     Evidence,
     Failures,
     Line,
+    Unit,
     detail,
     make_contrast,
     make_median_contrast,
@@ -41,7 +43,14 @@ from bnlab.claims._evidence import (
     stored_study,
     study_file,
 )
-from bnlab.claims._findings import Finding, as_data, explain, find_findings, show_smallest
+from bnlab.claims._findings import (
+    Finding,
+    as_data,
+    explain,
+    find_findings,
+    quoted,
+    show_smallest,
+)
 from bnlab.claims._network import OWN, Network, find_network
 from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
 
@@ -56,6 +65,7 @@ __all__ = [
     "PRESETS",
     "ROOM",
     "RULE",
+    "SCALES",
     "SHARED",
     "Anchor",
     "Chart",
@@ -69,6 +79,7 @@ __all__ = [
     "Held",
     "Line",
     "Network",
+    "Unit",
     "Verdict",
     "as_data",
     "best_lrs",
@@ -86,6 +97,7 @@ __all__ = [
     "make_median_contrast",
     "named_range",
     "not_asked",
+    "quoted",
     "refuse_bending",
     "show_count",
     "show_effect",

@@ -102,6 +102,8 @@ class Claim:
         statement: The documents' sentence, in English.
         against: What would count against it, in words.
         sources: Documents that state it, and papers on it.
+        quote: A document's number and its sentence, of which the statement is the English; None of
+            what no document says.
         definition: What is measured, in words.
         formula: The effect; positive favors the claim.
         protocol: What is trained, and how.
@@ -146,6 +148,7 @@ class Claim:
     treated: tuple[str, ...]
     control: tuple[str, ...]
     measure: Callable[[Evidence], Contrast]
+    quote: tuple[str, str] | None = None
     needs: tuple[str, ...] = ()
     at_best: tuple[str, ...] = ()
     smallest_under: Mapping[str, float] = field(default_factory=dict)

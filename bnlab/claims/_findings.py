@@ -224,6 +224,9 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
     return {
         "claim": claim.name,
         "statement": claim.statement,
+        "quote": None
+        if claim.quote is None
+        else {"document": claim.quote[0], "sentence": claim.quote[1]},
         "sources": list(claim.sources),
         "verdict": verdict.label,
         "sublabel": verdict.sublabel or None,
@@ -315,7 +318,7 @@ def explain(claim: Claim) -> str:
     shown = claim.study if isinstance(claim.study, Path) else f"configs/claims/{study.name}"
     sides = [claim] if claim.again is None else [claim, claim.again]
     parts = {
-        "What the documents say": claim.statement,
+        "What the documents say": "\n".join([claim.statement, *quoted(claim)]),
         "Sources": "\n".join(claim.sources),
         "What is measured": claim.definition,
         "Effect": claim.formula,
@@ -334,6 +337,11 @@ def explain(claim: Claim) -> str:
     return "\n\n".join(
         [claim.name, *(f"{title}\n{_indented(text)}" for title, text in parts.items())]
     )
+
+
+def quoted(claim: Claim) -> tuple[str, ...]:
+    """The sentence of a document that a claim renders, if one says it."""
+    return () if claim.quote is None else (f"Document {claim.quote[0]}: {claim.quote[1]}",)
 
 
 def show_smallest(claim: Claim) -> str:

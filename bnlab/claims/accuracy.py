@@ -64,6 +64,7 @@ CLAIMS.register("accuracy")(
         statement="Batch normalization raises the accuracy of the network.",
         against="A network without BN that, given the same care in choosing its learning rate and "
         "its initialization, comes as far, or less than the smallest effect of interest behind.",
+        quote=("001", "Batch Normalization的主要优点是可以加速训练过程并提高模型的准确性。"),
         sources=(
             "documents 001, 003 and 004 state it, 000 and 002 imply it",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

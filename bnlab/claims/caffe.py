@@ -45,6 +45,7 @@ CLAIMS.register("caffe")(
         "normalization.",
         against="A network with Caffe's layers and defaults that loses at least the smallest "
         "effect of interest.",
+        quote=("002", "默认情况下use_global_stats为false。"),
         sources=(
             "document 002 shows them",
             "BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp and scale_layer.cpp",

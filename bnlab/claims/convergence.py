@@ -172,6 +172,7 @@ CLAIMS.register("convergence")(
         statement="Batch normalization makes training converge faster.",
         against="A network without BN that reaches the same accuracy in as many epochs, or in less "
         "than a quarter more.",
+        quote=("002", "BN算法在很大程度上加速了训练过程"),
         sources=(
             "documents 000 to 004, all of them",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

@@ -49,6 +49,7 @@ CLAIMS.register("cost")(
         name="cost",
         statement="Batch normalization adds computing cost.",
         against="Epochs of training that take as long with BN as without.",
+        quote=("003", "在每个批量数据上都需要计算均值和方差,增加了计算量。"),
         sources=(
             "document 003 states it",
             (

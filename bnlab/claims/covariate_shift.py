@@ -84,6 +84,7 @@ CLAIMS.register("covariate_shift")(
         "layer inputs stay where they are while the network trains.",
         against="Inputs of layers that drift as much with BN, or more, where both networks have "
         "come down to the same training loss.",
+        quote=("003", "批量归一化减少了内部协变量偏移。"),
         sources=(
             "documents 000, 003 and 004 state it; 002 describes it without the name",
             "Ioffe and Szegedy 2015, arXiv:1502.03167, section 1 (the definition meant here)",

@@ -77,6 +77,7 @@ CLAIMS.register("covariate_shift_gradients")(
         statement="With batch normalization a layer's gradient changes less when the layers before "
         "it are updated (internal covariate shift as a matter of optimization).",
         against="Gradients that shift as much with BN, or more: what Santurkar et al. report.",
+        quote=("004", "使得网络的每层都在一个更加稳定的分布中学习,有助于减少内部协变量偏移"),
         sources=(
             "documents 000, 003 and 004 (less covariate shift, hence steadier training)",
             "Santurkar et al. 2018, arXiv:1805.11604, definition 2.1 and figure 3",

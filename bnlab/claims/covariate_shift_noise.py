@@ -51,6 +51,7 @@ CLAIMS.register("covariate_shift_noise")(
         "inputs.",
         against="BN whose outputs are shifted and scaled by noise that changes in every step, and "
         "that fits the training images as well.",
+        quote=("002", "保证每层的输入数据分布是稳定的,从而达到加速训练的目的。"),
         sources=(
             "documents 000, 003 and 004 (the reason that they give)",
             "Santurkar et al. 2018, arXiv:1805.11604, section 2.2 (noisy BN trains as well)",

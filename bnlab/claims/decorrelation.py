@@ -68,6 +68,7 @@ CLAIMS.register("decorrelation")(
         statement="Batch normalization lowers the correlation between features.",
         against="Channels that are as alike with BN as without, where both networks have come down "
         "to the same training loss.",
+        quote=("004", "规范化特征的分布,降低特征之间的相关性"),
         sources=(
             "document 004 states it",
             (

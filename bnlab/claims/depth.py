@@ -104,6 +104,7 @@ CLAIMS.register("depth")(
         statement="Batch normalization lets deeper networks train.",
         against="A deep network that gains no more from BN than a shallow one does: then BN helps "
         "training, but not depth.",
+        quote=("003", "允许更深层次的网络:使得训练更深层次的网络成为可能"),
         sources=(
             "documents 002, 003 and 004 state it, 000 implies it",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

@@ -147,6 +147,7 @@ CLAIMS.register("dropout")(
         statement="Batch normalization regularizes, so that dropout is needed less.",
         against="A network with BN that, having fitted its training images equally well, does no "
         "better on test images than one without BN.",
+        quote=("001", "Batch Normalization还可以减少对其他正则化技术的需求,如Dropout。"),
         sources=(
             "documents 000 to 004, all of them",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

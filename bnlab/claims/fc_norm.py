@@ -36,6 +36,7 @@ CLAIMS.register("fc_norm")(
         statement="Batch normalization belongs on the fully connected layer as well as on the "
         "convolutions.",
         against="A network with BN on its convolutions alone that does as well or better.",
+        quote=("004", "归一化操作通常出现在CNN的卷积层与激活函数之间或者是在全连接层后面。"),
         sources=(
             'document 001 has it in its code, 004 says "or after the fully connected layer"',
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

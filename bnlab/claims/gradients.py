@@ -84,6 +84,7 @@ GRADIENTS = Claim(
     "back through the layers.",
     against="Gradients that with BN change as much a layer as without, or more, be it only where "
     "the initialization already keeps their size: then it depends on the initialization.",
+    quote=("004", "防止梯度消失和梯度爆炸,确保网络中的反向传播能够更加平稳。"),
     sources=(
         "documents 000, 003 and 004 state it, 001 implies it",
         (

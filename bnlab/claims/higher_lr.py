@@ -260,6 +260,7 @@ CLAIMS.register("higher_lr")(
         statement="Batch normalization permits higher learning rates.",
         against="Usable learning rates that end as far up without BN: a best learning rate that is "
         "higher, or runs that survive a high one, would not count.",
+        quote=("004", "允许我们使用较大的学习率,而不至于导致网络训练崩溃。"),
         sources=(
             "documents 000, 003 and 004",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

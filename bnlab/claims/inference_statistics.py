@@ -78,6 +78,10 @@ CLAIMS.register("inference_statistics")(
         "training set.",
         against="One and the same network that is at least the smallest effect of interest more "
         "accurate, or less, with statistics taken over the training set.",
+        quote=(
+            "002",
+            "平均值为所有mini-batch的平均值的平均值",
+        ),
         sources=(
             (
                 "document 000 has running averages; 002 has means over all mini-batches, with an "

@@ -85,6 +85,7 @@ CLAIMS.register("initialization")(
         "initialized.",
         against="Initializations that, each at its own best learning rate, spread accuracy as far "
         "with BN as without, and fail to train as often.",
+        quote=("002", "放宽了网络初始化的条件"),
         sources=(
             "documents 000, 002 and 004",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

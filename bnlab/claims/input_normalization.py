@@ -82,6 +82,7 @@ CLAIMS.register("input_normalization")(
         "inputs are normalized matters less.",
         against="Input normalizations that spread accuracy as far with BN as without. Raw inputs "
         "are counted apart: they would decide the range alone.",
+        quote=("003", "减少不同特征之间的数值差异,使得模型训练更加稳定。"),
         sources=(
             "document 004 (adapts to features of different scale); 003 lists the normalizations",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",

@@ -88,6 +88,7 @@ CLAIMS.register("landscape")(
         "longer steps.",
         against="A gradient that changes as much on the way along itself with BN as without, once "
         "steps are measured by the size of the weights.",
+        quote=("004", "归一化层的引入使得梯度传播更加稳定,避免了梯度过大或过小的问题。"),
         sources=(
             "documents 003 and 004 (steadier gradients, a smoother optimization)",
             "Santurkar et al. 2018, arXiv:1805.11604, section 3 and figure 4",

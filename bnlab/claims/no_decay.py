@@ -26,6 +26,7 @@ CLAIMS.register("no_decay")(
         "weight decay is not needed.",
         against="Weight decay that gains a network with BN at least the smallest effect of "
         "interest.",
+        quote=("004", "而不依赖于正则化项,这有助于提高模型的泛化能力。"),
         sources=(
             "document 004 states it",
             "van Laarhoven 2017, arXiv:1706.05350 (with BN decay acts through the learning rate)",

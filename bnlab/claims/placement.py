@@ -78,6 +78,7 @@ PLACEMENT = Claim(
     statement="Batch normalization belongs before the activation, not after it.",
     against="BN after the activation that does as well or better, be it only where the hidden "
     "fully connected layer has BN or only where it has none: then the rule is none.",
+    quote=("003", "批量归一化通常作为神经网络中的一层,位于激活函数之前"),
     sources=(
         "documents 000, 002, 003 and 004 say before; 001 says after, but codes before",
         "Ioffe and Szegedy 2015, arXiv:1502.03167 (argue for before)",

@@ -120,6 +120,7 @@ CLAIMS.register("small_batch")(
         "means and variances unreliable.",
         against="Networks trained with statistics over 8 images that are as good as with 128, once "
         "they are tested by statistics over many images.",
+        quote=("003", "太小的批量可能导致估计的均值和方差不稳定。"),
         sources=(
             "document 003",
             "Wu and He 2018, arXiv:1803.08494",

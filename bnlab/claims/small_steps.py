@@ -62,6 +62,7 @@ CLAIMS.register("small_steps")(
         statement="Batch normalization depends on the batch size: with few images a step it does "
         "worse than a norm that needs no batch.",
         against="Steps of 4 images that cost batch norm no more than they cost group norm.",
+        quote=("003", "批量大小的选择对批量归一化的效果有影响"),
         sources=(
             "document 003",
             "Wu and He 2018, arXiv:1803.08494 (group norm; batches of 2 to 32)",

@@ -54,6 +54,7 @@ CLAIMS.register("weights")(
         against="Weights that grow as much with BN, or more: behind a normalizer their scale does "
         "not matter, the gradient is orthogonal to them, and by plain gradient descent they can "
         "only grow.",
+        quote=("004", "通过限制网络中各层的参数分布,可以降低模型复杂度"),
         sources=(
             "document 004 states it",
             "van Laarhoven 2017, arXiv:1706.05350",

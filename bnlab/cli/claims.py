@@ -18,7 +18,7 @@ from bnlab.cli.output import (
 from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bnlab.claims import Network
+    from bnlab.claims import Finding, Network
     from bnlab.study.plan import Study
 
 app = typer.Typer(
@@ -166,6 +166,7 @@ def _show(
     """Show the claims named, or all."""
     from bnlab.claims import as_data, find_findings
     from bnlab.report.claims import terminal_sections, write_claims
+    from bnlab.report.reference import reference_sections, shipped_verdicts
 
     found, remarks = find_findings(runs_dir, network)
     shown = [one for one in found if names is None or one.claim.name in names]
@@ -175,7 +176,13 @@ def _show(
         remark(f"report: {write_claims(shown, out)}")
     if as_json:
         print_json(as_data(shown))
-    else:
-        print_sections(terminal_sections(shown))
+        return _strictly(strict, shown)
+    own = any(one.gathered.finished for one in shown)
+    reference = [] if own or names or not network.own else shipped_verdicts()
+    print_sections(reference_sections(reference) or terminal_sections(shown))
+    return _strictly(strict, shown)
+
+
+def _strictly(strict: bool, shown: "Sequence[Finding]") -> None:
     if strict and any(one.verdict.label != "SUPPORTED" for one in shown):
         raise typer.Exit(4)

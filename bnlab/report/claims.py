@@ -14,6 +14,7 @@ from bnlab.claims import (
     ROOM,
     Finding,
     as_data,
+    quoted,
     show_effect,
     show_limits,
     show_smallest,
@@ -143,6 +144,7 @@ def _power(finding: Finding) -> str:
 def _lines(finding: Finding) -> tuple[str, ...]:
     lines = [
         f"“{finding.claim.statement}” ({finding.claim.sources[0]})",
+        *quoted(finding.claim),
         f"{_verdict(finding)}: {finding.verdict.why}",
     ]
     if finding.contrast is not None:
@@ -158,6 +160,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
     claim, contrast = finding.claim, finding.contrast
     blocks: list[Block] = [
         Text(f"“{claim.statement}”"),
+        *(Text(line, "note") for line in quoted(claim)),
         Bullets(claim.sources),
         Text(f"{_verdict(finding)}: {finding.verdict.why}."),
     ]
