@@ -77,6 +77,7 @@ class Says(StudyWatcher):
     def ended(self, outcome) -> None:
         print("ENDED", outcome.cell.label, outcome.ending, outcome.reason)
 
+
 def write_study(folder: Path, **changes: Any) -> Path:
     settings = {}
     for text in TINY:
@@ -94,16 +95,20 @@ def write_study(folder: Path, **changes: Any) -> Path:
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     return path
 
+
 def hiring(workers: int = 2, **settings: str) -> StudyOptions:
     return StudyOptions(None, "cpu", executor="slurm", hiring=Hiring(workers, settings, "detach"))
+
 
 def test_a_study_trained_by_workers_has_the_bits_of_a_local_one(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "make_starter", LocalJobs)
     file = write_study(tmp_path)
     study = load_study(file, runs_dir=tmp_path / "runs")
-    t=time.time()
+    t = time.time()
     finished = run_study(study, tmp_path / "runs", hiring(), Says(), print)
-    print("took", time.time()-t)
-    for p in (tmp_path/"runs/tiny/workers").iterdir(): print(p.name); 
-    for p in (tmp_path/"runs/tiny/workers").glob("*.json"): print(p.read_text())
+    print("took", time.time() - t)
+    for p in (tmp_path / "runs/tiny/workers").iterdir():
+        print(p.name)
+    for p in (tmp_path / "runs/tiny/workers").glob("*.json"):
+        print(p.read_text())
     assert not finished.failures

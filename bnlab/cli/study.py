@@ -58,23 +58,27 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a study is, while it runs or after; write nothing."""
+    from bnlab.study.cluster import look_at_workers
     from bnlab.study.render import (
         render_choices,
         render_plan,
         render_results,
         render_under_way,
+        render_workers,
         results,
         study_as_data,
     )
 
     survey = _survey(file, sets, runs_dir, name)
+    workers = look_at_workers(survey.folder)
     if as_json:
-        print_json(study_as_data(survey))
+        print_json({**study_as_data(survey), "workers": [vars(worker) for worker in workers]})
     else:
         print_parts(
             render_plan(survey),
             render_choices(survey),
             render_under_way(survey),
+            render_workers(workers),
             render_results(survey) if results(survey) else "",
         )
 

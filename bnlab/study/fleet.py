@@ -9,9 +9,10 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,6 +26,7 @@ WORKERS = "workers"
 
 ORDERS = "orders.json"
 
+T = TypeVar("T")
 OnInterrupt = Literal["detach", "cancel"]
 
 
@@ -92,18 +94,29 @@ class WorkerNote(BaseModel):
     said: str = ""
 
 
-@dataclass(frozen=True)
 class Fleet:
-    """Workers of a study, and where they and who watches them meet.
+    """Workers of a study, and where they and who watches them meet; a context while it is watched.
 
     Attributes:
         folder: The study's, absolute.
-        began: Not empty once workers have been started: who cancels one of them then, means it.
+        hiring: What is wanted.
+        kept: What an executor keeps from one stage of the study to the next.
     """
 
-    folder: Path
-    hiring: Hiring
-    began: list[bool] = field(default_factory=list)
+    def __init__(self, folder: Path, hiring: Hiring) -> None:
+        self.folder, self.hiring = folder, hiring
+        self.kept = dict[str, Any]()
+        self._end = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+
+    def at_end(self, context: AbstractContextManager[T]) -> T:
+        """Enter a context that lasts as long as the study is watched."""
+        return self._end.enter_context(context)
 
     @property
     def workers(self) -> Path:
@@ -119,9 +132,15 @@ class Fleet:
         """
         return read_orders(self.folder)
 
+    def known(self) -> list[str]:
+        """Names of all workers that have been started, or have shown up here, and not long ago."""
+        return list(dict.fromkeys([*self.orders.hired, *read_notes(self.folder)]))
+
     def note_hired(self, names: Sequence[str]) -> None:
-        """Keep the names of workers, to find them again."""
+        """Keep the names of workers, to find them again, and forget all others."""
         write_orders(self.folder, self.orders.model_copy(update={"hired": tuple(names)}))
+        for name in read_notes(self.folder).keys() - set(names):
+            (self.workers / f"{name}.json").unlink(missing_ok=True)
 
 
 def write_orders(folder: Path, orders: Orders) -> None:
@@ -244,12 +263,12 @@ def read_notes(folder: Path) -> dict[str, WorkerNote]:
 def last_words(folder: Path, name: str) -> str:
     """What a worker that is gone said last: of itself, or else in its log; "" if nothing."""
     note = read_notes(folder).get(name)
-    if note is not None and note.state in ("refused", "failed"):
-        return f"{note.state}: {note.said}"
+    if note is not None and note.state != "working":
+        return f"{note.state}: {note.said}".rstrip(": ")
     for log in sorted((folder / WORKERS).glob(f"{name}[._]*"), key=_age):
         if log.suffix in (".err", ".log") and (lines := _lines(log)):
             return lines[-1]
-    return "" if note is None else f"{note.state} on {note.host} {note.said}".strip()
+    return ""
 
 
 def _age(path: Path) -> float:

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +112,7 @@ def run_study(
     executor, settings, images = prepare_study(study, runs_dir, options, say)
 
     failures: dict[str, str] = {}
-    with stop_on_signal() as stop:
+    with stop_on_signal() as stop, settings.fleet or nullcontext():
         while not stop():
             survey = survey_study(study, runs_dir)
             images.refuse_others(survey)  # another process may have finished some on its own

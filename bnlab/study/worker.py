@@ -51,8 +51,8 @@ def work(folder: Path, token: str, name: str, cores: int | None = None) -> None:
         note("working")
         options = _options(orders, cores)
         finished = run_study(study, orders.runs_dir, options, _Log(), _say)
-    except (StopRequestedError, StoppedError) as stopped:
-        note("stopped", str(stopped))
+    except (StopRequestedError, StoppedError):
+        note("stopped", "by a signal, its runs checkpointed")
         raise
     except RefusedError as error:
         note("refused", str(error))

@@ -1,8 +1,9 @@
 """Following workers that train elsewhere: their runs are seen to go on and end in the folder."""
 
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,9 +71,11 @@ def follow(
     options: ExecutorOptions,
     stop: StopRequest,
     watcher: StudyWatcher,
-    starter: Starter,
+    make_starter: Callable[[Fleet], Starter],
 ) -> Iterator[Outcome]:
     """Give each cell's outcome as the folder shows it; start workers if too few are alive.
+
+    The workers go on to the next stage of a study by themselves.
 
     Raises:
         NoWorkersError: If the last worker has gone and cells are left.
@@ -80,11 +83,15 @@ def follow(
         StopRequestedError: If a signal came and the workers go on.
     """
     assert options.fleet is not None
-    crew = _Crew(options.fleet, starter, watcher)
     runs = _Runs(cells, options.logs, watcher)
     yield from runs.ended()
-    if runs.left:
-        crew.fill()
+    if not runs.left:
+        return
+    kept = options.fleet.kept
+    if "crew" not in kept:
+        kept["crew"] = _Crew(options.fleet, make_starter(options.fleet), watcher)
+    crew: _Crew = kept["crew"]
+    crew.fill()
     while runs.left:
         began = time.monotonic()
         yield from runs.ended()
@@ -123,7 +130,7 @@ class _Runs:
         for root, cell in list(self.left.items()):
             run_dir = RunDir(root)
             if run_dir.finished:
-                outcome = Outcome(cell, read_summary(run_dir.files).status)
+                outcome = _finished(cell)
             elif run_dir.locked:
                 if root not in self.running:
                     self.running[root] = cell
@@ -140,28 +147,36 @@ class _Runs:
         self._watcher.running(list(self.running.values()))
 
 
+def _finished(cell: Cell) -> Outcome:
+    try:
+        return Outcome(cell, read_summary(RunDir(cell.root).files).status)
+    except BnlabError as error:  # damaged: the study's survey says so, too
+        return Outcome(cell, "failed", str(error))
+
+
 class _Crew:
     """The workers, whoever of them is alive."""
 
     def __init__(self, fleet: Fleet, starter: Starter, watcher: StudyWatcher) -> None:
         self._fleet, self._starter, self._watcher = fleet, starter, watcher
-        self._names = list(fleet.orders.hired)
+        self._names = list[str]()
         self._alive: Mapping[str, Alive] = {}
         self._asked, self._said, self._heard = 0.0, "", set[str]()
 
     def fill(self) -> None:
-        """Start workers, unless enough are alive from before."""
-        alive = list(self._starter.alive(self._names)) if self._names else []
+        """Start workers, unless enough are alive from before.
+
+        Later, only if none is alive: whoever has cancelled one of them since means it.
+        """
+        first = not self._names
+        alive = list(self._starter.alive(self._names or self._fleet.known()))
+        if alive and first:
+            self._watcher.say(f"workers of this study that are alive: {_list(alive)}")
         missing = self._fleet.hiring.workers - len(alive)
-        if alive and not self._fleet.began:
-            self._watcher.say(
-                f"{len(alive)} workers of this study are alive from before: {_list(alive)}"
-            )
-        if missing > 0 and not (alive and self._fleet.began):
+        if missing > 0 and (first or not alive):
             hired = self._starter.hire(missing)
             self._watcher.say(f"workers asked for: {_list(hired)}")
             alive += hired
-        self._fleet.began.append(True)
         self._names = alive
         self._fleet.note_hired(alive)
 
@@ -225,6 +240,7 @@ class _Crew:
 
 def _list(names: Sequence[str]) -> str:
     """Names, shortened if there are many."""
+    names = sorted(names, key=lambda name: [*map(int, re.findall("[0-9]+", name))])
     if len(names) > 4:
         return f"{names[0]}, {names[1]}, ... {names[-1]}"
     return ", ".join(names)

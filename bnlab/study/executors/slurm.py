@@ -1,4 +1,4 @@
-"""Workers as jobs of Slurm: an array of them, each on one node, which pulls cells until none is left.
+"""Workers as jobs of Slurm: an array, each on one node, which pulls cells until none is left.
 
 SIGTERM means the same everywhere: save, exit with 75. Slurm sends it when it preempts a job, some
 time before a job's time is over (`--signal`), and to a job that is cancelled. A job that Slurm
@@ -34,9 +34,33 @@ from bnlab.study.fleet import Fleet, last_words
 from bnlab.training.signals import StoppedError, StopRequest, exit_on_signal, raise_on_signal
 
 ASKED_OF_SBATCH = frozenset(
-    "account comment constraint cpus_per_gpu cpus_per_task dependency exclude exclusive gpus "
-    "gpus_per_node gpus_per_task gres licenses mail_type mail_user mem mem_per_cpu mem_per_gpu "
-    "nice nodelist partition qos reservation time wckey".split()
+    (
+        "account",
+        "comment",
+        "constraint",
+        "cpus_per_gpu",
+        "cpus_per_task",
+        "dependency",
+        "exclude",
+        "exclusive",
+        "gpus",
+        "gpus_per_node",
+        "gpus_per_task",
+        "gres",
+        "licenses",
+        "mail_type",
+        "mail_user",
+        "mem",
+        "mem_per_cpu",
+        "mem_per_gpu",
+        "nice",
+        "nodelist",
+        "partition",
+        "qos",
+        "reservation",
+        "time",
+        "wckey",
+    )
 )
 """Settings that are options of sbatch and go there as they are."""
 
@@ -73,7 +97,7 @@ def run_on_slurm(
 ) -> Iterator[Outcome]:
     """Jobs train the cells; this process watches them."""
     assert options.fleet is not None
-    yield from follow(cells, options, stop, watcher, make_starter(options.fleet))
+    yield from follow(cells, options, stop, watcher, make_starter)
 
 
 def read_settings(assignments: Sequence[str]) -> dict[str, str]:
@@ -96,7 +120,9 @@ def read_settings(assignments: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{place}: expected KEY=VALUE, as in --slurm time=4:00:00")
         if "\n" in value or "\r" in value:
             raise ConfigError(f"{place}: expected one line")
-        if name in ("array_parallelism", "signal_delay_s") and not re.fullmatch("[1-9][0-9]*", value):
+        if name in ("array_parallelism", "signal_delay_s") and not re.fullmatch(
+            "[1-9][0-9]*", value
+        ):
             raise ConfigError(f"{place}: expected a number from 1")
         before = f"{found[name]}\n" if name == "setup" and name in found else ""
         found[name] = before + value.strip()
@@ -240,7 +266,7 @@ def ask_queue(names: Sequence[str]) -> dict[str, Alive] | None:
         return {} if "Invalid job id" in done.stderr else None
     found = dict[str, Alive]()
     for line in done.stdout.splitlines():
-        name, state, where = (line.split("|", 2) + ["", ""])[:3]
+        name, state, where = [*line.split("|", 2), "", ""][:3]
         if name in names:
             found[name] = Alive(state.lower().replace("_", " "), where.strip("()"))
     return found
