@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def slurm_cluster(folder: Path) -> Iterator[Path]:
         for command in (["munged", *munge], ["slurmctld", *conf, "-c"], ["slurmd", *conf]):
             stack.enter_context(_daemon(command, folder, environment))
             if command[0] == "munged":
-                _await(lambda: (folder / "munge.socket").exists(), folder)
+                _await((folder / "munge.socket").exists, folder)
         _await(lambda: b"idle" in _output(["sinfo", "-h", "-o", "%T"], environment), folder)
         yield configuration
         _output(["scancel", "--user=root"], environment)
@@ -117,7 +117,7 @@ def _daemon(command: Sequence[str], folder: Path, environment: dict[str, str]) -
                 process.wait()
 
 
-def _await(done: "callable[[], bool]", folder: Path, *, check: bool = True) -> None:
+def _await(done: Callable[[], bool], folder: Path, *, check: bool = True) -> None:
     until = time.monotonic() + 60
     while not done():
         if time.monotonic() > until:

@@ -90,6 +90,7 @@ class WorkerNote(BaseModel):
 
     name: str
     host: str
+    pid: int
     state: Literal["working", "stopped", "ended", "refused", "failed"]
     said: str = ""
 

@@ -58,7 +58,6 @@ class StudyOptions:
         deterministic: As for a single run.
         executor: Name in `EXECUTORS`; None for `executor_for` the device.
         force: Go beyond the study's budget.
-        threads: CPU threads of a run, unless earlier runs have settled it; None for what suits.
         hiring: For an executor that starts workers elsewhere: which.
     """
 
@@ -67,7 +66,6 @@ class StudyOptions:
     deterministic: bool = False
     executor: str | None = None
     force: bool = False
-    threads: int | None = None
     hiring: Hiring | None = None
 
 
@@ -169,7 +167,7 @@ def prepare_study(
 
 
 def _settings(survey: Survey, options: StudyOptions, executor: str) -> ExecutorOptions:
-    facts, threads = EXECUTORS.entry(executor).facts, _earlier_threads(survey) or options.threads
+    facts, threads = EXECUTORS.entry(executor).facts, _earlier_threads(survey)
     jobs = 1 if "one_by_one" in facts else options.jobs
     if "hires" in facts:  # what devices and cores the workers have shows there
         jobs, threads = options.jobs or 1, share_cores(1, "cpu", threads or 1)[1]

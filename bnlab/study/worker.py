@@ -40,8 +40,10 @@ def work(folder: Path, token: str, name: str, cores: int | None = None) -> None:
     refuse_other_folder(folder, token)
 
     def note(state: str, said: str = "") -> None:
-        fields = {"name": name, "host": platform.node(), "state": state, "said": said}
-        write_note(folder, WorkerNote.model_validate(fields))
+        place = {"host": platform.node(), "pid": os.getpid()}
+        write_note(
+            folder, WorkerNote.model_validate({"name": name, "state": state, "said": said, **place})
+        )
 
     try:
         orders = read_orders(folder)
@@ -76,12 +78,11 @@ def _go_where_paths_begin(orders: Orders) -> None:
 
 
 def _options(orders: Orders, cores: int | None) -> StudyOptions:
-    # A scheduler may have set its own number, but equal bits need that of whoever hires.
-    os.environ.pop("OMP_NUM_THREADS", None)
-    on_cpu = resolve_device(orders.device).type == "cpu"
-    threads = orders.threads if on_cpu else None
-    jobs, _ = share_cores(orders.jobs, orders.device, threads, cores)
-    return StudyOptions(jobs, orders.device, orders.deterministic, force=True, threads=threads)
+    if resolve_device(orders.device).type == "cpu":
+        # A scheduler may have set its own number, but equal bits need that of whoever hires.
+        os.environ["OMP_NUM_THREADS"] = str(orders.threads)
+    jobs, _ = share_cores(orders.jobs, orders.device, None, cores)
+    return StudyOptions(jobs, orders.device, orders.deterministic, force=True)
 
 
 class _Log(StudyWatcher):
