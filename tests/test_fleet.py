@@ -289,10 +289,10 @@ def test_ctrl_c_leaves_workers_alone_or_stops_them(
         if wish == "detach":
             with pytest.raises(StopRequestedError, match=r"1 workers go on: 1_0; .*`scancel 1`"):
                 outcomes.extend(ending)
-            assert hands.from_before == ("1_0",)
+            assert list(hands.from_before) == ["1_0"]
         else:
             outcomes.extend(ending)
-            assert hands.from_before == ()
+            assert not hands.from_before
             assert [(end.cell.root, end.ending) for end in outcomes] == [(cells[0].root, "stopped")]
     assert hands.asked == 0
 
