@@ -26,12 +26,11 @@ from bnlab.records import RunDir
 from bnlab.study import run as running
 from bnlab.study.cluster import look_at_workers
 from bnlab.study.executors import Outcome, StudyWatcher, slurm
-from bnlab.study.executors._follow import Alive
+from bnlab.study.executors._follow import Alive, NoWorkersError
 from bnlab.study.executors.ray import read_settings as read_ray_settings
 from bnlab.study.fleet import (
     Fleet,
     Hiring,
-    NoWorkersError,
     OnInterrupt,
     WorkerNote,
     last_words,
@@ -190,6 +189,23 @@ def test_a_run_that_fails_with_a_worker_is_told_as_one_that_fails_here(
     there, here = run_with_workers(file), run_here(file)
     assert there.failures == here.failures
     assert len(there.failures) == 2
+
+
+def test_what_failed_with_workers_that_are_ahead_of_who_watches_is_told_too(
+    tmp_path: Path, hands: type[Hands]
+) -> None:
+    arms = {"batch": {"model.norm.name": "batch"}, "refused": {"train.batch_size": 1}}
+    study = load_study(write_study(tmp_path, arms=arms, seeds=1), runs_dir=tmp_path / "runs")
+    options = StudyOptions(1, "cpu", executor="slurm", hiring=Hiring(1, {}, "detach"))
+    executor, settings, _ = prepare_study(study, tmp_path / "runs", options, print)
+    cells = [cell for cell, _ in survey_study(study, tmp_path / "runs").unfinished()]
+    endings = [
+        outcome.ending
+        for stage in (cells[:1], cells[1:])
+        for outcome in executor(stage, settings, StopRequest(), StudyWatcher())
+    ]
+    assert endings[1:] == ["failed"]
+    assert hands.asked == 1
 
 
 def test_no_more_workers_are_asked_for_than_are_missing(tmp_path: Path, hands: type[Hands]) -> None:

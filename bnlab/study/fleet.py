@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bnlab import __version__
 from bnlab.config import Config
-from bnlab.errors import BnlabError, RefusedError
+from bnlab.errors import RefusedError
 from bnlab.records import storage, write_text
 
 WORKERS = "workers"
@@ -286,7 +286,3 @@ def _lines(log: Path) -> list[str]:
             return file.read().decode(errors="replace").strip().splitlines()
     except OSError:
         return []
-
-
-class NoWorkersError(BnlabError):
-    """All workers of a study are gone, and it is not finished."""

@@ -18,7 +18,7 @@ from bnlab.study.executors import (
     last_line,
     log_path,
 )
-from bnlab.study.fleet import Fleet, NoWorkersError, read_notes
+from bnlab.study.fleet import Fleet, read_notes
 from bnlab.training.signals import StopRequest
 
 LOOK_SECONDS = 1.0
@@ -29,6 +29,10 @@ ASK_SECONDS = 5.0
 
 CANCEL_SECONDS = 120.0
 """For cancelled workers to save what they are at."""
+
+
+class NoWorkersError(BnlabError):
+    """All workers of a study are gone, and it is not finished."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,13 @@ def follow(
         StopRequestedError: If a signal came and the workers go on.
     """
     assert options.fleet is not None
-    runs = _Runs(cells, options.logs, watcher)
+    kept = options.fleet.kept
+    if "failures" not in kept:  # of later stages, workers may be ahead
+        kept["failures"] = {log: _written_at(log) for log in options.logs.glob("*.log")}
+    runs = _Runs(cells, options.logs, kept["failures"], watcher)
     yield from runs.ended()
     if not runs.left:
         return
-    kept = options.fleet.kept
     if "crew" not in kept:
         kept["crew"] = _Crew(options.fleet, make_starter(options.fleet), watcher)
     crew: _Crew = kept["crew"]
@@ -109,21 +115,25 @@ def follow(
 class _Runs:
     """Cells that workers train, as their directories show them.
 
+    Args:
+        logs: Folder for what failed runs wrote.
+        failures: When those there had been written before any worker was started.
+
     Attributes:
         left: By run directory, those that have not ended.
+        running: Those that are locked.
     """
 
-    def __init__(self, cells: Sequence[Cell], logs: Path, watcher: StudyWatcher) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        logs: Path,
+        failures: Mapping[Path, float],
+        watcher: StudyWatcher,
+    ) -> None:
         self.left = {cell.root: cell for cell in cells}
         self.running = dict[Path, Cell]()
-        self._logs, self._watcher = logs, watcher
-        self._failed_before = {cell.root: self._failed_at(cell) for cell in cells}
-
-    def _failed_at(self, cell: Cell) -> float:
-        try:
-            return log_path(self._logs, cell).stat().st_mtime
-        except OSError:
-            return 0.0
+        self._logs, self._failures, self._watcher = logs, failures, watcher
 
     def ended(self) -> Iterator[Outcome]:
         """Those that have ended since the last look."""
@@ -136,8 +146,8 @@ class _Runs:
                     self.running[root] = cell
                     self._watcher.started(cell)
                 continue
-            elif self._failed_at(cell) > self._failed_before[root]:
-                outcome = Outcome(cell, "failed", last_line(log_path(self._logs, cell)))
+            elif _written_at(log := log_path(self._logs, cell)) > self._failures.get(log, 0.0):
+                outcome = Outcome(cell, "failed", last_line(log))
             else:
                 self.running.pop(root, None)
                 continue
@@ -145,6 +155,13 @@ class _Runs:
             del self.left[root]
             yield outcome
         self._watcher.running(list(self.running.values()))
+
+
+def _written_at(log: Path) -> float:
+    try:
+        return log.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _finished(cell: Cell) -> Outcome:
