@@ -134,7 +134,8 @@ def _refuse_deaf(address: str) -> None:
 def _no_cluster(address: str, why: str) -> BnlabError:
     return BnlabError(
         f"--executor ray: no cluster at {address or 'this machine'}: {why}; give another "
-        "--ray-address or RAY_ADDRESS, or neither to start one here"
+        "--ray-address or RAY_ADDRESS, or neither to start one here; one that wants a token needs "
+        "RAY_AUTH_MODE=token here, too"
     )
 
 
@@ -238,7 +239,9 @@ def _words(reference: Any) -> str:
         return str(ray.get(reference))
     except Exception as error:  # noqa: BLE001 - a crash, or what a foreign installation raises
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return lines[-1] if lines else type(error).__name__
+        said = lines[-1] if lines else type(error).__name__
+        lacks = "No module named 'bnlab" in said
+        return f"{said}: install bnlab on all machines of the cluster" if lacks else said
 
 
 # ---------------------------------------------------------------------------- in a task
