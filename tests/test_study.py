@@ -619,7 +619,7 @@ def test_an_unknown_executor_is_named(write: Write) -> None:
     file = write(**PLAIN)
     with pytest.raises(ConfigError, match="unknown executor 'processs'; did you mean"):
         run_study(load(file), file.parent / "runs", StudyOptions(executor="processs"))
-    assert set(EXECUTORS) == {"processes", "inline", "threads", "lanes"}
+    assert set(EXECUTORS) == {"processes", "inline", "threads", "lanes", "slurm", "ray"}
 
 
 # ------------------------------------------------------------------------------ real processes

@@ -30,7 +30,8 @@ Executor = Annotated[
     str | None,
     typer.Option(
         help="Where runs execute: lanes (threads of one process; the default on a GPU), processes "
-        "(the default on a CPU), threads, or inline (one by one)."
+        "(the default on a CPU), threads, inline (one by one), or, for `study run`, workers on "
+        "other machines: slurm, ray."
     ),
 ]
 Trust = Annotated[

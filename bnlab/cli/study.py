@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bnlab.cli.hiring import OnInterrupt, Ray, RayAddress, Script, Slurm, Workers, hire
 from bnlab.cli.options import AsJson, Deterministic, Device, Executor, Jobs, RunsDir, count_jobs
-from bnlab.cli.output import print_json, print_parts, this_command
+from bnlab.cli.output import print_json, print_line, print_parts, remark, this_command
 
 if TYPE_CHECKING:
     from bnlab.study.survey import Survey
@@ -57,23 +58,27 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far a study is, while it runs or after; write nothing."""
+    from bnlab.study.cluster import look_at_workers
     from bnlab.study.render import (
         render_choices,
         render_plan,
         render_results,
         render_under_way,
+        render_workers,
         results,
         study_as_data,
     )
 
     survey = _survey(file, sets, runs_dir, name)
+    workers = look_at_workers(survey.folder)
     if as_json:
-        print_json(study_as_data(survey))
+        print_json({**study_as_data(survey), "workers": [vars(worker) for worker in workers]})
     else:
         print_parts(
             render_plan(survey),
             render_choices(survey),
             render_under_way(survey),
+            render_workers(workers),
             render_results(survey) if results(survey) else "",
         )
 
@@ -95,6 +100,12 @@ def run(
     device: Device = "auto",
     deterministic: Deterministic = False,
     executor: Executor = None,
+    workers: Workers = None,
+    slurm: Slurm = None,
+    ray: Ray = None,
+    ray_address: RayAddress = None,
+    on_interrupt: OnInterrupt = None,
+    script: Script = False,
     force: Annotated[bool, typer.Option("--force", help="Go beyond the study's budget.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,10 +114,18 @@ def run(
     from bnlab.cli.console import watching_study
     from bnlab.study.plan import load_study
     from bnlab.study.render import render_choices, render_results, results, study_as_data
-    from bnlab.study.run import StudyOptions, raise_failures, run_study
+    from bnlab.study.run import StudyOptions, prepare_study, raise_failures, run_study
 
-    options = StudyOptions(at_once, device, deterministic, executor, force)
+    hiring = hire(executor, workers, slurm, ray, ray_address, on_interrupt, script=script)
+    options = StudyOptions(at_once, device, deterministic, executor, force, hiring=hiring)
     study = load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    if script:
+        from bnlab.study.executors.slurm import sbatch_script
+
+        _, settings, _ = prepare_study(study, runs_dir, options, remark)
+        assert settings.fleet is not None
+        print_line(sbatch_script(settings.fleet))
+        return
     with watching_study() as (watcher, say):
         finished = run_study(study, runs_dir, options, watcher, say)
     if as_json:
@@ -118,3 +137,14 @@ def run(
             str(finished.survey.folder),
         )
     raise_failures(finished, this_command())
+
+
+@app.command(hidden=True)
+def work(
+    folder: Annotated[Path, typer.Argument(help="Folder of the study's runs.")],
+    token: Annotated[str, typer.Option(help="What tells that it is the same folder here.")],
+) -> None:
+    """Be a worker of a study; what a script of `study run --print` runs in its jobs."""
+    from bnlab.study.executors.slurm import work_as_job
+
+    work_as_job(folder, token)

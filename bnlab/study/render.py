@@ -8,6 +8,7 @@ from typing import Any
 from bnlab.analysis.choose import Point
 from bnlab.errors import BnlabError
 from bnlab.records import RunDir, epoch_of, read_metrics
+from bnlab.study.cluster import WorkerView
 from bnlab.study.estimate import Estimate, budget_excess
 from bnlab.study.executors import Cell
 from bnlab.study.file import show_point, show_value
@@ -237,6 +238,19 @@ def render_under_way(survey: Survey) -> str:
             lines.append(f"running: {cell.label}: {show_progress(cell)}")
         elif state == "failed":
             lines.append(f"failed: {cell.label}: {survey.reasons.get(cell.root, 'unknown')}")
+    return "\n".join(lines)
+
+
+def render_workers(workers: Sequence[WorkerView]) -> str:
+    """A line for each worker elsewhere; many that wait for the same share one."""
+    lines = list[str]()
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for one in workers:
+        alike.setdefault((one.state, one.where, one.said), []).append(one.name)
+    for (state, where, said), names in alike.items():
+        some = ", ".join(names[:4]) + f" and {len(names) - 4} more" * (len(names) > 4)
+        words = f"worker{'s' * (len(names) > 1)} {some}: {state}"
+        lines.append(f"{words}{f' ({where})' * bool(where)}{f': {said}' * bool(said)}")
     return "\n".join(lines)
 
 

@@ -3,25 +3,40 @@
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from bnlab import __version__
 from bnlab.config import differences, parse_yaml, read_file
-from bnlab.errors import BnlabError, RefusedError, StopRequestedError
+from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.records import LockedError, RunDir, read_facts, write_text
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
+    Executor,
     ExecutorOptions,
     StudyWatcher,
     executor_for,
     share_cores,
 )
+from bnlab.study.fleet import (
+    Fleet,
+    Hiring,
+    Orders,
+    code_of_all,
+    hired_before,
+    token_of,
+    write_orders,
+)
 from bnlab.study.load import load_plan
-from bnlab.study.plan import Study, stored_path
+from bnlab.study.plan import STORED, Study, stored_path
 from bnlab.study.survey import Known, Survey, survey_study
 from bnlab.training.signals import StopRequest, stop_on_signal
+
+if TYPE_CHECKING:
+    from bnlab.study.images import ImagesAtHand
 
 WAIT_SECONDS = 1.0
 """How often to look whether other processes have finished the cells they train."""
@@ -46,6 +61,7 @@ class StudyOptions:
         deterministic: As for a single run.
         executor: Name in `EXECUTORS`; None for `executor_for` the device.
         force: Go beyond the study's budget.
+        hiring: For an executor that starts workers elsewhere: which.
     """
 
     jobs: int | None = None
@@ -53,6 +69,7 @@ class StudyOptions:
     deterministic: bool = False
     executor: str | None = None
     force: bool = False
+    hiring: Hiring | None = None
 
 
 @dataclass(frozen=True)
@@ -92,23 +109,13 @@ def run_study(
             of the study, or they were trained on other images than those at hand.
         StopRequestedError: On SIGTERM or Ctrl-C, with every run checkpointed.
     """
-    from bnlab.study.images import ImagesAtHand  # loads torch
-
     options, watcher = options or StudyOptions(), watcher or StudyWatcher()
-    name = options.executor or executor_for(options.device)
-    executor = EXECUTORS[name]
+    executor, settings, images = prepare_study(study, runs_dir, options, say)
     known: Known = {}
-    survey, images = survey_study(study, runs_dir, known), ImagesAtHand()
-    images.refuse_others(survey)
-    _refuse_beyond_budget(survey, runs_dir, force=options.force)
-    _store(study, runs_dir, say)
-    settings = _settings(survey, options, name)
-    if survey.unfinished():
-        say(_shared_out(settings, _earlier_threads(survey)))
 
     failures: dict[str, str] = {}
     running = set[Path]()
-    with stop_on_signal() as stop:
+    with stop_on_signal() as stop, settings.fleet or nullcontext():
         while not stop():
             began = time.monotonic()
             survey = survey_study(study, runs_dir, known)
@@ -134,6 +141,8 @@ def run_study(
     for cell, state in survey.cells.values():
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))
+        elif state in ("done", "diverged"):  # another process tried it again
+            failures.pop(cell.label, None)
     return Finished(survey, failures)
 
 
@@ -152,12 +161,67 @@ def _release_lapsed(roots: Iterable[Path]) -> None:
             pass
 
 
+def prepare_study(
+    study: Study, runs_dir: Path, options: StudyOptions, say: Callable[[str], None]
+) -> tuple[Executor, ExecutorOptions, "ImagesAtHand"]:
+    """All that is settled before anything is trained: as for `run_study`, which says the rest.
+
+    Raises:
+        ConfigError: If there is no such executor or device, or the executor starts workers and
+            none are asked for.
+        RefusedError: As `run_study`.
+    """
+    from bnlab.study.images import ImagesAtHand  # loads torch
+
+    name = options.executor or executor_for(options.device)
+    executor = EXECUTORS[name]
+    if "hires" in EXECUTORS.entry(name).facts and options.hiring is None:
+        raise ConfigError(f"--executor {name}: only `bnlab study run` starts workers elsewhere")
+    survey, images = survey_study(study, runs_dir), ImagesAtHand()
+    images.refuse_others(survey)
+    _refuse_beyond_budget(survey, runs_dir, force=options.force)
+    _store(study, runs_dir, say)
+    settings = _settings(survey, options, name)
+    if options.hiring is not None:
+        settings = replace(settings, fleet=_muster(study, runs_dir, options, settings, name))
+    elif survey.unfinished():
+        say(_shared_out(settings, _earlier_threads(survey)))
+    return executor, settings, images
+
+
 def _settings(survey: Survey, options: StudyOptions, executor: str) -> ExecutorOptions:
-    one_by_one = "one_by_one" in EXECUTORS.entry(executor).facts
-    jobs = 1 if one_by_one else options.jobs
-    jobs, threads = share_cores(jobs, options.device, _earlier_threads(survey))
+    facts, threads = EXECUTORS.entry(executor).facts, _earlier_threads(survey)
+    jobs = 1 if "one_by_one" in facts else options.jobs
+    if "hires" in facts:  # what devices and cores the workers have shows there
+        jobs, threads = options.jobs or 1, share_cores(1, "cpu", threads or 1)[1]
+    else:
+        jobs, threads = share_cores(jobs, options.device, threads)
     logs = survey.folder / "logs"
     return ExecutorOptions(jobs, threads, options.device, options.deterministic, logs)
+
+
+def _muster(
+    study: Study, runs_dir: Path, options: StudyOptions, settings: ExecutorOptions, executor: str
+) -> Fleet:
+    """Write down what workers must know before any is started."""
+    assert options.hiring is not None
+    folder = (runs_dir / study.spec.name).resolve()
+    orders = Orders(
+        token=token_of(folder),
+        bnlab=__version__,
+        code=code_of_all(study.configs.values()),
+        study=folder / STORED,
+        runs_dir=runs_dir.resolve(),
+        cwd=Path.cwd(),
+        device=options.device,
+        deterministic=options.deterministic,
+        jobs=options.jobs,
+        threads=settings.threads,
+        executor=executor,
+        hired=hired_before(folder, executor),
+    )
+    write_orders(folder, orders)
+    return Fleet(folder, options.hiring)
 
 
 def _shared_out(settings: ExecutorOptions, earlier: int | None) -> str:

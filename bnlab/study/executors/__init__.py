@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from bnlab import registry
 from bnlab.config import Config
 from bnlab.training import workers
 from bnlab.training.signals import StopRequest
+
+if TYPE_CHECKING:
+    from bnlab.study.fleet import Fleet
 
 AT_ONCE_ON_A_GPU = 4
 """Runs at once on a GPU by default, if there are as many cores to launch them from: a small network
@@ -64,6 +67,8 @@ class ExecutorOptions:
     deterministic: bool
     logs: Path
     """Folder for what failed runs wrote to stderr."""
+    fleet: "Fleet | None" = None
+    """For an executor that only starts workers elsewhere."""
 
 
 class StudyWatcher:
@@ -84,6 +89,9 @@ class StudyWatcher:
     def waiting(self, count: int) -> None:
         """Nothing is left to begin, but other processes still train so many cells."""
 
+    def say(self, line: str) -> None:
+        """Something deserves a line."""
+
 
 Executor: TypeAlias = Callable[
     [Sequence[Cell], ExecutorOptions, StopRequest, StudyWatcher], Iterator[Outcome]
@@ -91,7 +99,8 @@ Executor: TypeAlias = Callable[
 """Ends early, every run checkpointed, when the stop request asks for it."""
 
 EXECUTORS: registry.Registry[Executor] = registry.EXECUTORS
-"""The fact `one_by_one`: has no runs at once, whatever `jobs` says."""
+"""The fact `one_by_one`: has no runs at once, whatever `jobs` says. `hires`: trains nothing here,
+but starts workers elsewhere, each of which runs the study."""
 
 
 def executor_for(device: str) -> str:
@@ -105,7 +114,9 @@ def executor_for(device: str) -> str:
     return "lanes" if resolve_device(device).type == "cuda" else "processes"
 
 
-def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int, int]:
+def share_cores(
+    jobs: int | None, device: str, threads: int | None, cores: int | None = None
+) -> tuple[int, int]:
     """How many runs at once, and how many CPU threads each.
 
     On a CPU the default is a run per core with one thread each: small convolutions share their
@@ -115,14 +126,14 @@ def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int
         jobs: Runs at once, if the user said so.
         device: As for `resolve_device`.
         threads: Threads a run, if earlier runs of the study have settled it.
+        cores: How many there are; None for those that this process may use.
 
     Raises:
         ConfigError: If there is no such device.
     """
     from bnlab.training.device import resolve_device
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = cores or usable_cores()
     wished = os.environ.get("OMP_NUM_THREADS", "")
     if wished.isdigit() and int(wished) > 0:
         threads = int(wished)
@@ -133,6 +144,13 @@ def share_cores(jobs: int | None, device: str, threads: int | None) -> tuple[int
         return jobs, threads or max(1, cores // jobs)
     threads = threads or (1 if jobs is None else max(1, cores // jobs))
     return jobs or max(1, cores // threads), threads
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # ------------------------------------------------------------------------ cells and workers
