@@ -177,7 +177,8 @@ def seeds_table(comparison: Comparison) -> str:
 SIMULATED = """\
 Nothing is trained here: `scripts/calibrate.py --studies {studies}` (seed {seed}) imagines the runs
 of whole studies, {studies} of each kind in each world, and walks every one from its pilot to its
-verdict.
+verdict. The table has the {counted} claims that there were then, at the level that there was room
+for; it is made anew with the measurements of all.
 
 Imagined are {worlds} worlds without an effect: {responses} responses of accuracy to the learning
 rate (a round top, a cliff, two rates so alike that a pilot often confuses them; `higher_lr` has one
@@ -219,32 +220,33 @@ def add_up(cells: Sequence[Cell], key: str) -> int:
     return sum(cell[key] for cell in cells)
 
 
-def claim_row(name: str, cells: Sequence[Cell]) -> list[str]:
-    """What came of studies without an effect."""
+def claim_row(name: str, cells: Sequence[Cell], level: float) -> list[str]:
+    """What came of studies without an effect, whose claims were judged by limits of that level."""
     studies, judged, false = (add_up(cells, key) for key in ("studies", "judged", "false"))
     measured = add_up(cells, "measured")
     return [
         name,
         *(f"{count:,}" for count in (studies, judged, false)),
-        rate(false, judged, 2, most=1 - CLAIM_LEVEL),
-        rate(add_up(cells, "covered"), measured, 2, least=CLAIM_LEVEL),
+        rate(false, judged, 2, most=1 - level),
+        rate(add_up(cells, "covered"), measured, 2, least=level),
         rate(add_up(cells, "covered_95"), measured, least=LEVEL),
     ]
 
 
 def calibrated_claims(found: Mapping[str, Any]) -> str:
     """Every claim, and all of them together."""
-    rows = []
+    rows, level = [], found["limits"]
     for cell in found["claims_planted"]:
         claim = CLAIMS[cell["claim"]]
         nulls = [one for one in found["claims"] if one["claim"] == claim.name]
         effect, power = claim.show(cell["effect"]), cell["power"]
-        seen = rate(cell["supported"], cell["studies"], least=power)
-        rows.append([*claim_row(f"`{claim.name}`", nulls), effect, seen, f"{100 * power:.1f} %"])
-    rows.append([*claim_row("all", found["claims"]), "", "", ""])
-    allowed = f"share ({100 * (1 - CLAIM_LEVEL):.2g} % allowed)"
+        seen = rate(cell["supported"], cell["studies"], least=power or 0.0)
+        stated = "" if power is None else f"{100 * power:.1f} %"
+        rows.append([*claim_row(f"`{claim.name}`", nulls, level), effect, seen, stated])
+    rows.append([*claim_row("all", found["claims"], level), "", "", ""])
+    allowed = f"share ({100 * (1 - level):.2g} % allowed)"
     header = ["claim", "studies", "verdicts", "false", allowed]
-    header += [f"{100 * level:g} % limits hold" for level in (CLAIM_LEVEL, LEVEL)]
+    header += [f"{100 * level:g} % limits hold" for level in (found["limits"], LEVEL)]
     return table([*header, "effect", "found", "power stated"], rows)
 
 
@@ -278,6 +280,7 @@ def calibration(found: Mapping[str, Any]) -> list[str]:
     planted = found["compare_planted"][-1]
     simulated = SIMULATED.format(
         **found,
+        counted=len(found["claims_planted"]),
         worlds=len(worlds),
         responses=len(responses),
         fails=", ".join(f"{100 * share:g}" for share in fails),

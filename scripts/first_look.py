@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""What the three runs of scripts/quickstart show, in as many lines.
+
+Usage: scripts/first_look.py RUNS
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnlab.analysis import Run, load_runs
+
+BARS = "▁▂▃▄▅▆▇█"
+ARMS = {
+    "none": "BN off",
+    "batch-before_activation": "BN before the activation",
+    "batch-after_activation": "BN after the activation",
+}
+ACCURACY = "test/accuracy"
+
+
+def sparkline(values: Sequence[float], low: float, high: float) -> str:
+    """Values as bars between the least and the greatest; what is no number is left blank."""
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(
+        BARS[round((value - low) / step)] if math.isfinite(value) else " " for value in values
+    )
+
+
+def answer(runs: Sequence[Run]) -> str:
+    """A line a run, what they mean, and what they do not."""
+    by_arm = {run.label: run for run in runs}
+    shown = [(told, by_arm[arm]) for arm, told in ARMS.items() if arm in by_arm]
+    curves = {told: [float(value) for value in run.curves[ACCURACY]] for told, run in shown}
+    known = [value for values in curves.values() for value in values if math.isfinite(value)]
+    if not known:
+        return "no run has tested anything: look at what was printed above"
+    low, high = min(known), max(known)
+    width = max(map(len, curves))
+    lines = [
+        f"  {told:<{width}}  {100 * run.final.get(ACCURACY, float('nan')):5.1f} %  "
+        f"{sparkline(curves[told], low, high)}"
+        for told, run in shown
+    ]
+    note = next((run.facts.dataset.note for _, run in shown if run.facts.dataset.note), "")
+    images = f"{note}; " if note else ""
+    best = max(shown, key=lambda one: one[1].final.get(ACCURACY, 0.0))[0]
+    return "\n".join(
+        [
+            "Test accuracy, and how it came about from epoch to epoch:",
+            *lines,
+            "",
+            f"What it shows: here {best} did best, at one learning rate for all.",
+            f"What it does not: {images}one seed each, and no arm had its own learning rate.",
+            "An answer takes several seeds, each tuned: bnlab claims.",
+        ]
+    )
+
+
+def main(folder: Path) -> None:
+    """Print it."""
+    print(answer(load_runs([folder])[0]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
