@@ -50,6 +50,13 @@ def print_sections(sections: Sequence[Section], console: Console) -> None:
         console.print()
 
 
+def print_markdown(page: str) -> None:
+    """Print a page of the documentation."""
+    from rich.markdown import Markdown
+
+    stdout_console().print(Markdown(page, hyperlinks=False))
+
+
 def _print(block: Block, console: Console) -> None:
     if isinstance(block, Text):
         style = {"plain": "", "note": "dim", "warning": "bold yellow"}[block.kind]
