@@ -52,7 +52,7 @@ CLAIMS.register("covariate_shift_noise")(
         against="BN whose outputs are shifted and scaled by noise that changes in every step, and "
         "that fits the training images as well.",
         sources=(
-            "documents 000, 003 and 004 (the reason that they give)",
+            "documents 000, 002, 003 and 004 (the reason that they give)",
             "Santurkar et al. 2018, arXiv:1805.11604, section 2.2 (noisy BN trains as well)",
         ),
         definition="Training loss of the last epoch, of BN followed by noise of a mean and a "

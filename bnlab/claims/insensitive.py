@@ -85,7 +85,7 @@ CLAIMS.register("insensitive")(
         against="Initializations that, each at its own best learning rate, still spread accuracy "
         "by more than 2 percentage points with BN.",
         sources=(
-            "documents 000 and 002; 004 says the opposite by a double negation",
+            "document 004 states it, and by a double negation the opposite",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",
         ),
         definition="The range of test accuracy over four initializations (He's with gains 0.3, 1 "
