@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - Chinese has punctuation of its own
 """Verdicts of the reference records as the documentation tells them: tables, an answer, a picture.
 
 Used by `results.py`; English, and Chinese for the pages in that language.
@@ -64,7 +65,7 @@ def told(finding: Finding, language: Language) -> str:
 def verdicts_table(findings: Sequence[Finding], language: Language) -> list[Sequence[str]]:
     """Header and rows: each verdict, and its effect in every place where it was measured."""
     rows = [HEADERS[language]]
-    again = "the same" if language == "en" else "同上"
+    again, bracket = ("the same", " ({})") if language == "en" else ("同上", "（{}）")
     for finding in judged(findings):
         claim = finding.claim
         for number, (place, contrast) in enumerate(places(finding)):
@@ -73,7 +74,7 @@ def verdicts_table(findings: Sequence[Finding], language: Language) -> list[Sequ
             where = CHINESE.get(place, place) if language == "zh" else place
             rows.append(
                 (
-                    f"{name} ({where})" if where else name,
+                    name + (bracket.format(where) if where else ""),
                     told(finding, language) if number == 0 else "",
                     show_effect(contrast.limits.estimate, claim.unit),
                     show_limits(contrast.limits, claim.unit),
@@ -93,12 +94,12 @@ HEADS: Mapping[Language, Mapping[str, str]] = {
         "": "Not settled yet.",
     },
     "zh": {
-        "SUPPORTED": "放在激活之前。",
-        "REFUTED reversed": "放在激活之后。",
-        "REFUTED no practical difference": "没有实际差别。",
-        "REFUTED real but negligible": "之前略好，但差别可忽略。",
-        "REFUTED depends on the hidden layer": "取决于隐藏层。",
-        "": "尚无定论。",
+        "SUPPORTED": "放在激活之前",
+        "REFUTED reversed": "放在激活之后",
+        "REFUTED no practical difference": "没有实际差别",
+        "REFUTED real but negligible": "之前略好，但差别可忽略",
+        "REFUTED depends on the hidden layer": "取决于隐藏层",
+        "": "尚无定论",
     },
 }
 
@@ -112,7 +113,7 @@ def before_or_after(findings: Sequence[Finding], language: Language) -> str:
     if language == "en":
         said = "; ".join(parts)
         return f"**{head}** {said[:1].upper()}{said[1:]}{'.' * bool(said)}".strip() + "\n"
-    return f"**{head}**" + (f"{'；'.join(parts)}。" if parts else "") + "\n"
+    return f"**{head}**" + (f"：{'；'.join(parts)}" if parts else "") + "。\n"
 
 
 def _which(place: str, contrast: Contrast, language: Language) -> str:
@@ -150,9 +151,7 @@ def draw_verdicts(findings: Sequence[Finding]) -> Figure:
     left, right = 2.3, 2.6  # room for names and verdicts, in inches
     figure = Figure(figsize=(left + 0.75 * WIDTH + right, tall + above + below))
     wide, high = figure.get_size_inches()
-    axes = figure.add_axes(
-        (left / wide, below / high, 1 - (left + right) / wide, tall / high)
-    )
+    axes = figure.add_axes((left / wide, below / high, 1 - (left + right) / wide, tall / high))
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(1, color=COLORS[2], linewidth=1.2, linestyle="--")
     for row, (finding, _, contrast) in enumerate(rows):
@@ -189,4 +188,3 @@ def about_picture(findings: Sequence[Finding]) -> str:
         for place, contrast in places(finding)
     ]
     return "Verdicts of the reference records. " + "; ".join(parts)
-

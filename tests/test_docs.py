@@ -3,6 +3,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,9 @@ def test_the_faithful_and_the_defective_seed_differ_in_the_named_defects_only() 
 
 
 def test_the_doctors_table_is_that_of_its_checks() -> None:
-    rows = re.findall(r"^\| (BN\d+) \| (.*) \| (fault|told)(, images)? \|$", page("doctor"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (BN\d+) \| (.*) \| (fault|told)(, images)? \|$", page("doctor"), re.MULTILINE
+    )
     assert rows == [
         (check.code, check.title, check.severity, ", images" * check.images) for check in CHECKS
     ]
@@ -112,7 +115,7 @@ def test_the_doctors_table_is_that_of_its_checks() -> None:
 
 BNLAB = ".venv/bin/bnlab "
 
-SHORT = " ".join(f"--set {setting}" for setting in TINY[1:])
+SHORT = " ".join(f"--set '{setting}'" for setting in TINY[1:])
 MORE = {
     "train --config configs/quickstart.yaml": SHORT,
     "train --config configs/quickstart.yaml --set model.norm=none --seed 3": SHORT,
@@ -159,7 +162,8 @@ def test_commands_on_a_page_have_the_flags_that_they_are_given(path: Path) -> No
         at = group
         while isinstance(at, typer.core.TyperGroup) and words and words[0] in at.commands:
             at = at.commands[words.pop(0)]
-        at.make_context("bnlab", words, resilient_parsing=False)
+        with suppress(typer.Exit):  # an option that prints and ends
+            at.make_context("bnlab", words)
 
 
 @pytest.mark.parametrize("path", TEXT, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -167,7 +171,7 @@ def test_links_lead_somewhere_and_code_fits_a_terminal(path: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXT[path]):
         assert link.startswith("https://") or (path.parent / link.partition("#")[0]).exists(), link
         assert path in (README, CHINESE), "a terminal shows links of other pages with their address"
-    if path != README:
+    if path not in (README, CHINESE):
         for block in blocks_of(TEXT[path], "[a-z]*"):
             assert max(map(cell_len, block.splitlines())) <= 78
 
@@ -196,7 +200,8 @@ def test_a_topic_is_printed_within_the_terminal(
         assert done.exit_code == 0
         assert max(map(cell_len, done.stdout.splitlines())) <= int(width)
         assert find_title(TEXT[find_pages(language)[topic]]) in " ".join(done.stdout.split())
-        assert "<!--" not in done.stdout
+        assert "<!-- results: v" not in done.stdout
+        assert "…" not in done.stdout.replace('"…"', ""), "a table is cut"
 
 
 def test_topics_are_listed_in_the_language_of_the_environment(

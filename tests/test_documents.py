@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 - formulas are written with their letters
 """The pages on the documents 000 to 004: worked numbers, configurations, sentences and claims."""
 
 import re
@@ -22,7 +23,9 @@ DOCUMENTS = ("000", "001", "002", "003", "004")
 PAGES = [FOLDER / language / f"{name}.md" for language in ("en", "zh") for name in DOCUMENTS]
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 
-each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+each_page = pytest.mark.parametrize(
+    "path", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 
 Numbers = dict[str, list[float]]
 
@@ -203,7 +206,9 @@ def test_document_001_is_the_shipped_configuration() -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_caffes_fields_are_mapped_to_keys_that_there_are(language: str) -> None:
-    rows = re.findall(r"^\| `.*` \| `(model\.norm\.\w+)", TEXT[FOLDER / language / "002.md"], re.M)
+    rows = re.findall(
+        r"^\| `.*` \| `(model\.norm\.\w+)", TEXT[FOLDER / language / "002.md"], re.MULTILINE
+    )
     assert len(rows) == 6
     assert set(rows) <= {key.name for key in describe_keys()}
 

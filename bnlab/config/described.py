@@ -1,4 +1,4 @@
-"""The schema in words: every key, its default, what it accepts, when it counts and what it means."""
+"""The schema in words: each key, its default, what it accepts, when it counts, what it means."""
 
 import ast
 import inspect

@@ -366,7 +366,7 @@ class Config(ConfigSection):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Folder under runs/; a label, not part of the hash."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
-    """Of every random stream: initialization, order, augmentation, dropout; one run has one seed."""
+    """Of every random stream: initialization, order, augmentation and dropout."""
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()

@@ -1,7 +1,7 @@
-"""The pages that `bnlab explain` prints: Markdown, one file a topic, in English and in part Chinese.
+"""The pages that `bnlab explain` prints: Markdown, a file a topic, in English and partly Chinese.
 
 `en/` has every topic. A page of the same name in another language's folder stands for it there. A
-page's first line is its title, which is also its line in the list of topics.
+page's title is also its line in the list of topics.
 """
 
 from collections.abc import Mapping
@@ -29,4 +29,4 @@ def find_pages(language: Language) -> dict[str, Path]:
 
 def find_title(page: str) -> str:
     """What a page is about, in a line."""
-    return page.partition("\n")[0].removeprefix("# ")
+    return next(line.removeprefix("# ") for line in page.splitlines() if line.startswith("# "))
