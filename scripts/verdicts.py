@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
-from bnlab.claims import CLAIM_LEVEL, Contrast, Finding, show_effect, show_limits
+from bnlab.claims import CLAIM_LEVEL, Claim, Contrast, Finding, show_effect, show_limits
 from bnlab.docs import Language
 from bnlab.report.plots.canvas import COLORS, INK, WIDTH
 
@@ -47,7 +47,8 @@ def judged(findings: Sequence[Finding]) -> list[Finding]:
 
 def places(finding: Finding) -> Iterator[Place]:
     """What was measured, in each place where it was."""
-    claim, contrast = finding.claim, finding.contrast
+    claim: Claim | None = finding.claim
+    contrast = finding.contrast
     while claim is not None and contrast is not None:
         yield claim.place, contrast
         claim, contrast = claim.again, contrast.again

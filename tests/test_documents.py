@@ -44,8 +44,9 @@ def numbers_of(text: str) -> Numbers:
     return found
 
 
-def build(name: str, shape: tuple[int, ...] = (1, 1, 1), **more: float) -> nn.Module:
-    return NORMS[name](shape, NormConfig(name=name, **{"eps": 1e-9, **more})).double()
+def build(name: str, shape: tuple[int, ...] = (1, 1, 1), momentum: float = 0.1) -> nn.Module:
+    norm: nn.Module = NORMS[name](shape, NormConfig(name=name, eps=1e-9, momentum=momentum))
+    return norm.double()
 
 
 def normalize(
@@ -53,8 +54,8 @@ def normalize(
 ) -> list[float]:
     """What a norm makes of one channel's values, over so many images."""
     with torch.no_grad():
-        norm.weight.fill_(GAMMA if affine else 1.0)
-        norm.bias.fill_(BETA if affine else 0.0)
+        norm.get_parameter("weight").fill_(GAMMA if affine else 1.0)
+        norm.get_parameter("bias").fill_(BETA if affine else 0.0)
         features = torch.tensor(values, dtype=torch.float64).view(images, 1, -1, 1)
         return [float(value) for value in norm(features).flatten()]
 
@@ -62,8 +63,8 @@ def normalize(
 def told_statistics(mean: float, variance: float) -> nn.Module:
     """Batch norm in eval mode, with these statistics."""
     norm = build("batch").eval()
-    norm.running_mean.fill_(mean)
-    norm.running_var.fill_(variance)
+    norm.get_buffer("running_mean").fill_(mean)
+    norm.get_buffer("running_var").fill_(variance)
     return norm
 
 
