@@ -137,8 +137,8 @@ def verdicts_of_page(page: str, findings: Sequence[Finding], language: Language)
     for finding in findings:
         if finding.claim.name in named:
             groups.setdefault(told(finding, language), []).append(f"`{finding.claim.name}`")
-    colon, comma = (": ", ", ") if language == "en" else ("：", "、")
-    return "".join(f"- {said}{colon}{comma.join(names)}\n" for said, names in groups.items())
+    colon = ": " if language == "en" else "："
+    return "".join(f"- {said}{colon}{', '.join(names)}\n" for said, names in groups.items())
 
 
 def draw_verdicts(findings: Sequence[Finding]) -> Figure:

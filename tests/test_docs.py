@@ -204,6 +204,13 @@ def test_a_topic_is_printed_within_the_terminal(
         assert "…" not in done.stdout.replace('"…"', ""), "a table is cut"
 
 
+def test_the_schema_is_printed_within_80_columns() -> None:
+    lines = CliRunner().invoke(cli.app, ["check", "--schema"]).stdout.splitlines()
+    assert max(map(len, lines)) < 80
+    assert "model.norm.momentum: 0.1" in lines
+    assert "    a number above 0 up to 1" in lines
+
+
 def test_topics_are_listed_in_the_language_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
