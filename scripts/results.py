@@ -4,8 +4,8 @@
 Usage: scripts/results.py [--check]      --check writes nothing and exits with 4 if a file differs
 
 Needs the Python that bnlab is installed in (.venv/bin/python scripts/results.py). It writes
-runs/reference/RESULTS.md, the reports beside it, and the tables of README.md between
-`<!-- results: NAME -->` and `<!-- end -->`.
+runs/reference/RESULTS.md, the reports and the picture beside it, and in README.md and the pages of
+`bnlab/docs` what stands between `<!-- results: NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -19,6 +19,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from scipy.stats import binomtest
+from verdicts import (
+    about_picture,
+    before_or_after,
+    draw_verdicts,
+    verdicts_of_page,
+    verdicts_table,
+)
 
 from bnlab.analysis import ALPHA, LEVEL, Comparison, Options, compare, load_runs
 from bnlab.claims import (
@@ -31,18 +38,24 @@ from bnlab.claims import (
     show_limits,
 )
 from bnlab.claims._calibration import IMAGES
+from bnlab.docs import FOLDER, Language
 from bnlab.report import write_report
 from bnlab.report.claims import write_claims
+from bnlab.report.plots.canvas import svg
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "runs" / "reference"
 README = ROOT / "README.md"
+PICTURE = REFERENCE / "claims" / "verdicts.svg"
 STUDIES = ("quick", "seed-10k")
 REPORTS = {
     "claims": ("claims.html", "claims.json"),
     **dict.fromkeys(STUDIES, ("report.html", "report.json")),
 }
 """What is kept of each report: the page, which is whole by itself, and the numbers."""
+
+DRAWN = (".html", ".svg")
+"""Files with plots, which may differ by the version of matplotlib."""
 
 RECORDED = """\
 Recorded on 2026-11-25 on two CPU cores, under the protocols in force, on CIFAR-10 re-encoded as
@@ -330,6 +343,12 @@ def documents(folder: Path) -> dict[Path, str]:
         "quick": study_table(compared["quick"]),
         "seed-10k": seeds_table(compared["seed-10k"]),
     }
+    languages: tuple[Language, ...] = ("en", "zh")
+    for language in languages:
+        header, *rows = verdicts_table(findings, language)
+        end = "" if language == "en" else f"-{language}"
+        tables[f"verdicts{end}"] = table(header, rows)
+        tables[f"placement{end}"] = before_or_after(findings, language)
     results = [
         HEAD,
         "## Claims\n",
@@ -348,20 +367,24 @@ def documents(folder: Path) -> dict[Path, str]:
         tables["seed-10k"],
         *calibration(json.loads((REFERENCE / "calibration.json").read_text(encoding="utf-8"))),
     ]
-    made = {REFERENCE / "RESULTS.md": "\n".join(results), README: with_tables(README, tables)}
+    made = {REFERENCE / "RESULTS.md": "\n".join(results)}
+    made[PICTURE] = svg("verdicts", lambda: draw_verdicts(findings), about_picture(findings))
+    for page in (README, *sorted(FOLDER.glob("*/*.md"))):
+        text = page.read_text(encoding="utf-8")
+        own = verdicts_of_page(text, findings, "zh" if page.parent.name == "zh" else "en")
+        made[page] = with_tables(text, {**tables, "these": own})
     for place, names in REPORTS.items():
         for name in names:
             made[REFERENCE / place / name] = (folder / place / name).read_text(encoding="utf-8")
     return made
 
 
-def with_tables(path: Path, tables: Mapping[str, str]) -> str:
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
     """A document with its tables made anew."""
 
     def fill(match: re.Match[str]) -> str:
         return f"{match[1]}\n{tables[match[2]]}{match[3]}"
 
-    text = path.read_text(encoding="utf-8")
     return re.sub(r"(<!-- results: (\S+) -->)\n.*?(<!-- end -->)", fill, text, flags=re.DOTALL)
 
 
@@ -370,8 +393,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = documents(Path(folder))
     if sys.argv[1:] == ["--check"]:
-        # A page's plots may differ by the version of matplotlib.
-        texts = {path: text for path, text in made.items() if path.suffix != ".html"}
+        texts = {path: text for path, text in made.items() if path.suffix not in DRAWN}
         differing = [
             str(path.relative_to(ROOT))
             for path, text in texts.items()

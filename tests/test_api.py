@@ -7,12 +7,13 @@ from conftest import MakeConfig
 from made_runs import make_run
 
 import bnlab
+from bnlab.docs import FOLDER
 from bnlab.errors import ConfigError, RefusedError
 from bnlab.records import RunDir, pack
 from bnlab.registry import NORMS
 from bnlab.training.datasets import load_splits
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (FOLDER / "en" / "python.md").read_text(encoding="utf-8")
 
 
 def test_the_package_gives_what_it_names() -> None:
@@ -22,12 +23,12 @@ def test_the_package_gives_what_it_names() -> None:
         bnlab.trian  # noqa: B018
 
 
-def test_the_example_of_the_readme_runs(
+def test_the_example_that_is_printed_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [example] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    [example] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - what users are told to type
+    exec(compile(example, "python.md", "exec"), {})  # noqa: S102 - what users are told to type
     assert "batch-before_activation" in capsys.readouterr().out
 
 

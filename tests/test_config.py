@@ -29,6 +29,7 @@ from bnlab.config import (
     restore_config,
     sublayer,
 )
+from bnlab.config.described import describe_keys
 from bnlab.errors import ConfigError
 from bnlab.records import RunFiles, find_runs
 from bnlab.registry import DATASETS, MODELS, NORMS, Registry
@@ -457,3 +458,20 @@ def test_what_is_said_to_read_a_field_exists(
             for value in values:
                 section.model_validate({selector: value})
                 assert kind is None or value in kind
+
+
+def test_the_schema_is_described_key_by_key() -> None:
+    keys = {key.name: key for key in describe_keys()}
+    named = set(flatten(Config().model_dump(mode="json")))
+    assert named <= keys.keys() | {"model.arguments"}
+    assert all(key.meaning and key.accepts for key in keys.values())
+    assert keys["model.norm.momentum"].accepts == "a number above 0 up to 1"
+    assert keys["dataset.train_size"].accepts == "a whole number from 1 up to 10,000,000 or null"
+    assert keys["optim.betas"].accepts == "a list of 2, each a number from 0 below 1"
+    assert keys["model.norm.ghost_size"].counts == "only with model.norm.name ghost"
+    assert keys["train.test_every"].default == "1"
+    for name in NORMS:
+        assert name in keys["model.norm.name"].accepts
+    for key in keys.values():  # what is said to be the default is what a file may say
+        if key.default:
+            load_config(overrides=[f"{key.name}={key.default}"])

@@ -1,18 +1,46 @@
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import typer
+from conftest import TINY
+from made_runs import make_run
+from rich.cells import cell_len
+from typer.testing import CliRunner
 
+from bnlab import cli
+from bnlab.claims import CLAIMS
 from bnlab.config import build_config, flatten, load_config, parse_yaml
+from bnlab.docs import FOLDER, Language, find_language, find_pages, find_title
 from bnlab.doctor import CHECKS
-from bnlab.training.norms import NORMS
-from bnlab.training.probes import PROBES
+from bnlab.registry import NORMS, PROBES
 from bnlab.training.task import check_config
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, CHINESE = ROOT / "README.md", FOLDER / "zh" / "README.md"
+PAGES = sorted(FOLDER.glob("*/*.md"))
+TEXT = {path: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
+
+
+def page(topic: str) -> str:
+    return TEXT[FOLDER / "en" / f"{topic}.md"]
+
+
+def blocks_of(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands_of(text: str) -> Iterator[str]:
+    """What a page's shell blocks say to type, comments left out."""
+    for block in blocks_of(text, "sh"):
+        for line in block.splitlines():
+            if command := shlex.join(shlex.split(line, comments=True)):
+                yield command
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
@@ -20,11 +48,12 @@ def test_every_shipped_configuration_is_valid_and_named_after_its_file(path: Pat
     config = load_config([path])
     check_config(config)
     assert config.name == path.stem
-    assert f"configs/{path.name}" in README
+    assert f"configs/{path.name}" in TEXT[README]
+    assert f"configs/{path.name}" in page("configuration")
 
 
-def test_the_readme_names_every_module() -> None:
-    block = README.split("```\nbnlab/\n")[1].split("```")[0]
+def test_the_layout_names_every_module() -> None:
+    block = page("development").split("```\nbnlab/\n")[1].split("```")[0]
     named = set(re.findall(r"^  ([a-z_]+(?:\.py|/))", block, flags=re.MULTILINE))
     there = {
         path.name + ("/" if path.is_dir() else "")
@@ -34,29 +63,31 @@ def test_the_readme_names_every_module() -> None:
     assert named == there
 
 
-def test_the_readme_names_every_command_and_norm() -> None:
+def test_the_pages_name_every_command_norm_and_claim() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bnlab.cli", "--help"], capture_output=True, text=True, check=True
     )
     commands = re.findall(r"^│ ([a-z]+)  ", done.stdout, flags=re.MULTILINE)
     assert "train" in commands
     for command in commands:
-        assert f"bnlab {command}" in README
+        assert f"bnlab {command}" in page("commands")
     for norm in NORMS:
-        assert f"`{norm}`" in README
+        assert f"`{norm}`" in page("configuration")
+    for claim in CLAIMS:
+        assert f"| `{claim}` |" in page("claims")
+    assert f"{len(CLAIMS)} claims" in TEXT[README]
 
 
-def test_the_readmes_table_of_probes_is_complete_and_says_which_are_costly() -> None:
-    table = README.partition("| probe | what | cost |")[2].partition("\n\n")[0]
+def test_the_table_of_probes_is_complete_and_says_which_are_costly() -> None:
+    table = page("probes").partition("| probe | what | cost |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| .* \| \d+ %(, costly)?;? ?.* \|$", table, re.MULTILINE)
     facts = {name: PROBES.entry(name).facts for name in PROBES}
     assert rows == [(name, ", costly" if "costly" in facts[name] else "") for name in sorted(facts)]
 
 
-def test_the_configuration_in_the_readme_is_the_default_one() -> None:
-    text = re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-    assert text is not None
-    config = build_config([parse_yaml(text[1], "README.md")])
+def test_the_configuration_that_is_explained_is_the_default_one() -> None:
+    [text] = blocks_of(page("configuration"), "yaml")
+    config = build_config([parse_yaml(text, "configuration.md")])
     default = load_config(overrides=["name=seed"])
     assert flatten(config.resolved()) == flatten(default.resolved())
 
@@ -74,7 +105,132 @@ def test_the_faithful_and_the_defective_seed_differ_in_the_named_defects_only() 
 
 
 def test_the_doctors_table_is_that_of_its_checks() -> None:
-    rows = re.findall(r"^\| (BN\d+) \| (.*) \| (fault|told)(, images)? \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| (BN\d+) \| (.*) \| (fault|told)(, images)? \|$", page("doctor"), re.MULTILINE
+    )
     assert rows == [
         (check.code, check.title, check.severity, ", images" * check.images) for check in CHECKS
     ]
+
+
+BNLAB = ".venv/bin/bnlab "
+
+SHORT = " ".join(f"--set '{setting}'" for setting in TINY[1:])
+MORE = {
+    "train --config configs/quickstart.yaml": SHORT,
+    "train --config configs/quickstart.yaml --set model.norm=none --seed 3": SHORT,
+    "claims run placement --preset quick": "--dry-run",
+}
+"""What is added, so that a command of the README takes seconds."""
+
+NOT_RUN = {
+    "scripts/quickstart": "installs anew, for minutes; what it trains is trained here",
+    f"{BNLAB}data --fetch": "needs the internet",
+    f"{BNLAB}study run configs/studies/quick.yaml": "120 runs; its plan is made here",
+    f"{BNLAB}claims": "judges all of them, for seconds; run in test_portable.py",
+    f"{BNLAB}tensorboard runs": "serves until it is stopped; see test_dashboard.py",
+}
+
+
+def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for seed in range(3):  # in place of the study that is not run
+        for norm in ("none", "batch"):
+            make_run(tmp_path / "runs", seed=seed, sets={"name": "quick", "model.norm.name": norm})
+    given = list(commands_of(TEXT[README]))
+    assert NOT_RUN.keys() < set(given)
+    for command in (one for one in given if one not in NOT_RUN):
+        words = command.removeprefix(BNLAB)
+        assert words != command
+        asked = shlex.split(f"{words} {MORE.get(words, '')}")
+        whole = [str(next(tmp_path.glob(one))) if "*" in one else one for one in asked]
+        done = CliRunner().invoke(cli.app, whole)
+        # A tiny network may well diverge, which is an outcome.
+        assert done.exit_code in ((0, 3) if words.startswith("train") else (0,)), (command, done)
+        assert done.stdout
+
+
+@pytest.mark.parametrize("path", TEXT, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_commands_on_a_page_have_the_flags_that_they_are_given(path: Path) -> None:
+    group = typer.main.get_command(cli.app)
+    for command in commands_of(TEXT[path]):
+        program, *words = shlex.split(command)
+        if Path(program).name != "bnlab":
+            assert (ROOT / program).exists(), command
+            continue
+        at = group
+        while isinstance(at, typer.core.TyperGroup) and words and words[0] in at.commands:
+            at = at.commands[words.pop(0)]
+        with suppress(typer.Exit):  # an option that prints and ends
+            at.make_context("bnlab", words)
+
+
+@pytest.mark.parametrize("path", TEXT, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_links_lead_somewhere_and_code_fits_a_terminal(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXT[path]):
+        assert link.startswith("https://") or (path.parent / link.partition("#")[0]).exists(), link
+        assert path in (README, CHINESE), "a terminal shows links of other pages with their address"
+    if path not in (README, CHINESE):
+        for block in blocks_of(TEXT[path], "[a-z]*"):
+            assert max(map(cell_len, block.splitlines())) <= 78
+
+
+def test_the_readme_is_short_and_names_every_topic() -> None:
+    assert len(TEXT[README].splitlines()) < 200
+    for name in find_pages("en"):
+        assert f"(bnlab/docs/en/{name}.md)" in TEXT[README] or name == "documents"
+
+
+def test_the_chinese_readme_has_the_same_commands_and_tables() -> None:
+    assert list(commands_of(TEXT[CHINESE])) == list(commands_of(TEXT[README]))
+    rows = [len(re.findall(r"^\|", TEXT[path], re.MULTILINE)) for path in (README, CHINESE)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("topic", [*find_pages("en"), "README"])
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_a_topic_is_printed_within_the_terminal(
+    topic: str, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    languages: tuple[Language, ...] = ("en", "zh")
+    for language in (one for one in languages if (FOLDER / one / f"{topic}.md").exists()):
+        done = CliRunner().invoke(cli.app, ["explain", topic, "--lang", language])
+        assert done.exit_code == 0
+        assert max(map(cell_len, done.stdout.splitlines())) <= int(width)
+        assert find_title(TEXT[find_pages(language)[topic]]) in " ".join(done.stdout.split())
+        assert "<!-- results: v" not in done.stdout
+        assert "…" not in done.stdout.replace('"…"', ""), "a table is cut"
+
+
+def test_the_schema_is_printed_within_80_columns() -> None:
+    lines = CliRunner().invoke(cli.app, ["check", "--schema"]).stdout.splitlines()
+    assert max(map(len, lines)) < 80
+    assert "model.norm.momentum: 0.1" in lines
+    assert "    a number above 0 up to 1" in lines
+
+
+def test_topics_are_listed_in_the_language_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = {}
+    for lang in ("zh_CN.UTF-8", "de_DE.UTF-8"):
+        monkeypatch.setenv("LC_ALL", lang)
+        done = CliRunner().invoke(cli.app, ["explain"])
+        assert done.exit_code == 0
+        assert all(f"\n{name} " in done.stdout for name in find_pages("en"))
+        said[lang] = find_title(TEXT[FOLDER / "zh" / "000.md"]) in done.stdout
+    assert said == {"zh_CN.UTF-8": True, "de_DE.UTF-8": False}
+    assert find_language({"LANG": "zh_TW", "LC_MESSAGES": "C"}) == "en"
+    assert find_language({"LC_ALL": "", "LANG": "zh_TW"}) == "zh"
+    assert find_language({}) == "en"
+
+
+def test_a_claim_is_explained_and_a_name_that_is_neither_suggests_the_nearest() -> None:
+    assert set(CLAIMS).isdisjoint(find_pages("en"))
+    done = CliRunner().invoke(cli.app, ["explain", "placement"])
+    assert CLAIMS["placement"].definition.split(";")[0] in " ".join(done.stdout.split())
+    wrong = CliRunner().invoke(cli.app, ["explain", "studys"])
+    assert wrong.exit_code == 1
+    assert "did you mean 'studies'" in str(wrong.exception)

@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_package_its_configurations_and_the_reference_verdic
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    package = files_of("bnlab", ".py", ".j2", ".typed")
+    package = files_of("bnlab", ".py", ".j2", ".md", ".typed")
     configs = {f"bnlab/{name}" for name in files_of("configs", ".yaml", ".md")}
     assert names - about == package | configs | {"bnlab/reference.json"}
     assert len(about) == 5  # METADATA, WHEEL, RECORD, entry points, licence
@@ -92,6 +92,7 @@ def test_an_installed_wheel_trains_compares_and_judges_without_the_checkout(
     (summary,) = empty.glob("runs/tiny/*/s0/summary.json")
     assert json.loads(summary.read_text())["status"] == "done"
     assert "batch-before_activation" in run("bnlab", "compare", "runs")
+    assert "BatchNorm" in run("bnlab", "explain", "002")
     judged = json.loads(run("bnlab", "claims", "--json"))["claims"]
     verdicts = {claim["verdict"] for claim in judged}
     assert verdicts == {"NOT TESTED"}

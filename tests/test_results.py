@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 from calibrate import KINDS, NULLS, compare_cell, is_false, stream
-from results import README, REFERENCE, calibrated_claims, calibrated_compare, documents
+from results import (
+    DRAWN,
+    PICTURE,
+    README,
+    REFERENCE,
+    calibrated_claims,
+    calibrated_compare,
+    documents,
+)
 
 from bnlab.claims import CLAIMS, Verdict
 from bnlab.claims._calibration import World
@@ -17,8 +25,16 @@ def test_every_printed_figure_is_what_the_archives_say(tmp_path: Path) -> None:
     made = documents(tmp_path)
     assert {README, REFERENCE / "RESULTS.md"} < made.keys()
     for path, text in made.items():
-        if path.suffix != ".html":  # plots may differ by the version of matplotlib
+        if path.suffix not in DRAWN:
             assert path.read_text(encoding="utf-8") == text, f"run scripts/results.py: {path.name}"
+
+
+def test_the_picture_shows_every_verdict_that_there_is() -> None:
+    found = json.loads((REFERENCE / "claims" / "claims.json").read_text(encoding="utf-8"))["claims"]
+    drawn = PICTURE.read_text(encoding="utf-8")
+    shown = {name for name in CLAIMS if f">{name}<" in drawn}
+    assert shown == {one["claim"] for one in found if one["verdict"] != "NOT TESTED"}
+    assert all(one["verdict"] in drawn for one in found if one["claim"] in shown)
 
 
 def test_the_reference_is_a_few_small_files() -> None:

@@ -13,13 +13,13 @@ TABLE = {
     name: (limits, licence)
     for name, limits, licence in re.findall(
         r"^\| ([a-z0-9]+) \| `([^`]+)` \| ([^|]+) \| [^|]+ \|$",
-        (ROOT / "README.md").read_text(encoding="utf-8"),
+        (ROOT / "bnlab/docs/en/dependencies.md").read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )
 }
 
 
-def test_the_readme_names_every_dependency_with_its_range() -> None:
+def test_every_dependency_is_named_with_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     named = [*project["dependencies"], *extras["slurm"], *extras["ray"]]

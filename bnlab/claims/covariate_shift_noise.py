@@ -53,7 +53,7 @@ CLAIMS.register("covariate_shift_noise")(
         "that fits the training images as well.",
         quote=("002", "保证每层的输入数据分布是稳定的,从而达到加速训练的目的。"),
         sources=(
-            "documents 000, 003 and 004 (the reason that they give)",
+            "documents 000, 002, 003 and 004 (the reason that they give)",
             "Santurkar et al. 2018, arXiv:1805.11604, section 2.2 (noisy BN trains as well)",
         ),
         definition="Training loss of the last epoch, of BN followed by noise of a mean and a "

@@ -86,7 +86,7 @@ CLAIMS.register("insensitive")(
         "by more than 2 percentage points with BN.",
         quote=("004", "引入归一化层后,CNN对权重的初始化方法不再敏感。"),
         sources=(
-            "documents 000 and 002; 004 says the opposite by a double negation",
+            "document 004 states it, and by a double negation the opposite",
             "Ioffe and Szegedy 2015, arXiv:1502.03167",
         ),
         definition="The range of test accuracy over four initializations (He's with gains 0.3, 1 "

@@ -24,7 +24,7 @@ CLAIMS.register("shuffle_once")(
         statement="With batch normalization the images must be shuffled anew in every epoch.",
         against="A network with BN that does as well with the same batches in every epoch.",
         sources=(
-            "users ask; all documents' code shuffles anew",
+            "users ask; document 001's code shuffles anew",
             "Wu, Yun and Sra 2023, arXiv:2302.12444 (one order may make training with BN diverge)",
         ),
         definition="Test accuracy with BN and an order of the training images drawn anew each "

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bnlab import __version__
-from bnlab.cli import bench, claims, compare, data, doctor, runs, study, train, trained
+from bnlab.cli import bench, claims, compare, data, doctor, explain, runs, study, train, trained
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 
@@ -32,6 +32,7 @@ app.add_typer(runs.app)
 app.add_typer(trained.app)
 app.add_typer(data.app)
 app.add_typer(bench.app)
+app.add_typer(explain.app)
 
 
 def _version(show: bool) -> None:

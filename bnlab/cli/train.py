@@ -73,6 +73,34 @@ def train(
         raise typer.Exit(3)
 
 
+def _print_schema(asked: bool) -> None:
+    if not asked:
+        return
+    from textwrap import fill, indent
+
+    from bnlab.config.described import describe_keys
+
+    for key in describe_keys():
+        if not key.default:
+            print_line(f"\n{key.name}: {key.meaning}")
+            continue
+        print_line(f"{key.name}: {key.default}")
+        for line in filter(None, (key.accepts, key.counts, key.meaning)):
+            print_line(indent(fill(" ".join(line.split()), 75), "    "))
+    raise typer.Exit
+
+
+Schema = Annotated[
+    bool,
+    typer.Option(
+        "--schema",
+        callback=_print_schema,
+        is_eager=True,
+        help="Print every key: its default, what it accepts, what it means.",
+    ),
+]
+
+
 @app.command()
 def check(
     config: Annotated[list[Path], typer.Argument(help="YAML files, laid over one another.")],
@@ -80,6 +108,7 @@ def check(
     show: Annotated[
         bool, typer.Option("--print", help="Print the resolved configuration.")
     ] = False,
+    schema: Schema = False,  # noqa: ARG001 - acts in its callback
 ) -> None:
     """Check a configuration: every fault at once, with file and line."""
     settled = settle_config(config, sets)

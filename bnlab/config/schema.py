@@ -164,6 +164,7 @@ class NormConfig(ConfigSection):
     """Weight of the *newest* batch in the running statistics (PyTorch's convention; Flax and
     Caffe mean the opposite)."""
     eps: float = Field(1e-5, gt=0, le=1e3)
+    """Added to the variance under the root."""
     affine: bool = True
     """Learn a scale (weight, gamma) and a shift (bias, beta) per channel."""
     groups: int = Field(32, ge=1, le=65536)
@@ -301,12 +302,17 @@ class OptimConfig(ConfigSection):
     }
 
     name: Literal["sgd", "adam"] = "sgd"
+    """The optimizer, torch's."""
     lr: float = Field(0.1, gt=0, le=1e38)
     """Peak learning rate; schedules multiply it."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD: weight of the past steps' gradients."""
     nesterov: bool = False
+    """Nesterov's momentum."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """Of Adam: weights of the past in the averages of gradients and of their squares."""
     weight_decay: float = Field(5e-4, ge=0, le=1e38)
+    """L2 penalty, added to gradients."""
     decay_weights_only: bool = False
     """Apply weight decay to conv and fc weights only: not to biases, nor to a norm's gamma and
     beta (document 001 decays everything)."""
@@ -317,6 +323,7 @@ class OptimConfig(ConfigSection):
     milestones: tuple[Fraction, ...] = Field((0.5, 0.75), max_length=100)
     """Fractions of training at which `step` multiplies the rate by `step_factor`."""
     step_factor: float = Field(0.1, gt=0, lt=1)
+    """Factor on the rate at each of `milestones`."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "OptimConfig":
@@ -329,7 +336,9 @@ class TrainConfig(ConfigSection):
     """The training loop."""
 
     epochs: int = Field(200, ge=1, le=1_000_000)
+    """Passes over the training images."""
     batch_size: int = Field(128, ge=1, le=1_000_000)
+    """Images per step, over which batch norm takes its statistics."""
     shuffle: Literal["each_epoch", "once"] = "each_epoch"
     """An order of the training images drawn anew each epoch, or one order, and so the same batches,
     in all of them."""
@@ -357,6 +366,7 @@ class Config(ConfigSection):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Folder under runs/; a label, not part of the hash."""
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    """Of every random stream: initialization, order, augmentation and dropout."""
     dataset: DatasetConfig = DatasetConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()

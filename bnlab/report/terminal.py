@@ -1,9 +1,11 @@
 """Sections on a terminal: sentences and tables, without plots."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import ClassVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
@@ -48,6 +50,27 @@ def print_sections(sections: Sequence[Section], console: Console) -> None:
         for block in blocks:
             _print(block, console)
         console.print()
+
+
+def print_markdown(page: str) -> None:
+    """Print a page of the documentation, of whose links a terminal shows what leads somewhere."""
+    from rich.markdown import Markdown, TableElement
+
+    class Whole(TableElement):
+        """Rich would cut what is wider than its column."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                assert isinstance(table, RichTable)
+                for column in table.columns:
+                    column.overflow = "fold"
+                yield table
+
+    class Page(Markdown):
+        elements: ClassVar = {**Markdown.elements, "table_open": Whole}
+
+    text = re.sub(r"!?\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", page)
+    stdout_console().print(Page(text, hyperlinks=False))
 
 
 def _print(block: Block, console: Console) -> None:
