@@ -4,12 +4,14 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from bnlab.analysis.arm_events import write_mean
 from bnlab.analysis.course import CURVE_TAGS
 from bnlab.analysis.runs import Array, Run, read_run
+from bnlab.errors import BnlabError
 from bnlab.records.events import PREFIX
 from bnlab.records.files import SUMMARY
 from bnlab.study.executors import Cell, Outcome
@@ -69,8 +71,9 @@ class Board:
     def _read(self, cell: Cell) -> Run | None:
         files = self._study.files_of(cell)
         if cell.root not in self._runs and files.has(SUMMARY):
-            run, _ = read_run(files)
-            self._runs[cell.root] = run and replace(run, curves=_drawn(run))
+            with suppress(BnlabError):  # damaged: the survey says so
+                run, _ = read_run(files)
+                self._runs[cell.root] = run and replace(run, curves=_drawn(run))
         return self._runs.get(cell.root)
 
 
