@@ -45,7 +45,7 @@ def write_curves(folder: Path, curves: Iterable[Curve]) -> None:
 def _weight(curve: Curve) -> tuple[bool, int]:
     """What was reached on test images before what was reached on others, accuracy before loss."""
     split, _, score = curve.tag.partition("/")
-    return score != "accuracy", ("test", "val", "train").index(split)
+    return score != "accuracy", summaries.SPLITS.index(split)
 
 
 def _add(events: EventFile, curve: Curve) -> None:

@@ -31,7 +31,10 @@ HISTOGRAMS = "within the norms"
 _NAMES = {"seconds": "time/seconds", "images_per_second": "time/images_per_second"}
 _FAMILIES = {"optim": "train", "probe": "within"}
 
+SPLITS = ("test", "val", "train")
 SCORES = ("accuracy", "loss")
+
+FIRST_COLUMNS = ("norm", "placement")
 
 HParams: TypeAlias = Mapping[str, float | str]
 
@@ -150,7 +153,7 @@ def session(
         api_pb2.HParamInfo(
             name=name,
             type=api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64,
-            differs=True,
+            differs=name in FIRST_COLUMNS,  # by which, and then by name, TensorBoard sorts them
         )
         for name, value in (columns or values).items()
     ]
@@ -180,14 +183,15 @@ def _hparams(tag: str, **content: object) -> Summary:
     return _one(tag, tensor=hparams.NULL_TENSOR, metadata=metadata)
 
 
-def scores_of(config: Config) -> tuple[str, ...]:
-    """The tags that a run of this configuration ends with, the weightiest first."""
-    splits = [
-        *("test" for _ in [1] if config.train.test_every is not None),
-        *("val" for _ in [1] if config.dataset.val_size),
-        "train",
-    ]
-    return tuple(f"{split}/{score}" for split in splits for score in SCORES)
+def scores_of(configs: Iterable[Config]) -> list[str]:
+    """The tags that runs of these configurations end with, the weightiest first."""
+    read = {"train"}
+    for config in configs:
+        if config.train.test_every is not None:
+            read.add("test")
+        if config.dataset.val_size:
+            read.add("val")
+    return [f"{split}/{score}" for split in SPLITS if split in read for score in SCORES]
 
 
 # ------------------------------------------------------------------------------------- pictures

@@ -55,12 +55,11 @@ class Board:
         columns: dict[str, float | str] = {}
         for name in names.values():
             columns |= name.hparams
-        for files, config in runs.items():
-            name = names[files.root]
+        scores = summaries.scores_of(runs.values())
+        for files, name in self._shown:
             folder = self._folder / name.run
             if not folder.exists():
                 own = EventFile(folder, first=True)
-                scores = summaries.scores_of(config)
                 for summary in summaries.session(name.group, name.hparams, scores, columns):
                     own.add(summary)
                 own.flush()

@@ -4,16 +4,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from bnlab.errors import BnlabError
-from bnlab.report.board import Board
+from bnlab.report.board import MEAN, Board
 
 REFRESH_SECONDS = 5.0
 """How often new runs are looked for while the dashboard is up."""
+
+REFRESH_SHARE = 5
+"""At least so many times as long as looking takes."""
+
+DRAWN = 40
+"""TensorBoard ticks no run of more than that."""
 
 LISTED = 20
 """Names of runs that are told at the start."""
@@ -45,6 +52,8 @@ def serve(
         names = board.show_runs()
         more = [f"and {len(names) - LISTED} more"] * (len(names) > LISTED)
         say(f"{len(names)} runs" + "".join(f"\n  {one}" for one in [*names[:LISTED], *more]))
+        if len(names) > DRAWN:
+            say(f"TensorBoard draws none of so many at first: filter runs by {MEAN.strip()}")
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", name]
         command += ["--host", host, "--port", str(port), "--reload_interval", "5"]
         with subprocess.Popen(command) as process:
@@ -57,12 +66,17 @@ def serve(
 
 
 def _wait(process: subprocess.Popen[bytes], board: Board) -> int:
+    looked = 0.0
     while True:
+        began = time.monotonic()
         board.show_means()  # while TensorBoard starts: there may be thousands of runs to read
+        looked += time.monotonic() - began
         try:
-            return process.wait(REFRESH_SECONDS)
+            return process.wait(max(REFRESH_SECONDS, REFRESH_SHARE * looked))
         except subprocess.TimeoutExpired:
+            began = time.monotonic()
             board.show_runs()
+            looked = time.monotonic() - began
 
 
 class _EndedError(BaseException):

@@ -79,7 +79,7 @@ def open_recorder(
     run_dir.keep_metrics(epochs_done)
     purge_step = epochs_done + 1 if run_dir.tensorboard.exists() else None
     events = EventFile(run_dir.tensorboard, purge_step)
-    group, metrics = run_dir.root.resolve().parent.name, summaries.scores_of(config)
+    group, metrics = run_dir.root.resolve().parent.name, summaries.scores_of([config])
     for summary in summaries.session(group, summaries.short_hparams(config), metrics):
         events.add(summary)
     events.flush()
