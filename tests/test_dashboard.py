@@ -154,8 +154,9 @@ def test_event_files_are_made_anew_for_records_that_have_none(tmp_path: Path) ->
     runs = arms(tmp_path / "runs")
     bnlab.records.pack([runs], tmp_path / "runs.tar.xz")
     for place in (runs, tmp_path / "runs.tar.xz"):
-        names = board(tmp_path / place.name[::-1], place).show_runs()
-        assert len(names) == 6
+        there = board(tmp_path / place.name[::-1], place)
+        assert len(there.show_runs()) == 6
+        there.draw()
         events = read(tmp_path / place.name[::-1] / "none, seed=1")
         record = load_record(find_run(runs / "*" / "none*" / "s1"))
         for metric, tag in (("test/accuracy", "test/accuracy"), ("seconds", "time/seconds")):
@@ -169,8 +170,9 @@ def test_a_run_that_goes_on_without_event_files_is_shown_to_its_end(tmp_path: Pa
     run = make_run(tmp_path / "runs", status="running")
     there = board(tmp_path / "board", tmp_path / "runs")
     [name] = there.show_runs()
+    there.draw()
     run.append_metrics({"epoch": 6, "train/loss": 0.5})
-    there.show_runs()
+    there.draw()
     assert [e.step for e in read(tmp_path / "board" / name).Scalars("train/loss")][-2:] == [5, 6]
 
 
@@ -178,11 +180,11 @@ def test_means_follow_the_finished_runs_of_each_arm(tmp_path: Path) -> None:
     there = board(tmp_path / "board", arms(tmp_path / "runs", seeds=1))
     for _ in range(2):
         there.show_runs()
-        there.show_means()
+        there.draw()
     assert list((tmp_path / "board").glob("(mean)*")) == []  # of one run there is no mean
     arms(tmp_path / "runs", seeds=3)
     there.show_runs()
-    there.show_means()
+    there.draw()
     means = sorted(path.name for path in (tmp_path / "board").glob("(mean)*"))
     assert means == ["(mean) batch, after", "(mean) batch, before", "(mean) none"]
     single = [
@@ -215,7 +217,7 @@ def test_a_damaged_run_is_passed_over(tmp_path: Path) -> None:
         (run / ("config.yaml", "metrics.jsonl", "summary.json")[number]).write_text("{")
     there = board(tmp_path / "board", tmp_path / "runs")
     assert len(there.show_runs()) == 5  # of whatever lacks its configuration nothing is known
-    there.show_means()
+    there.draw()
 
 
 # ----------------------------------------------------------------------------------- the server

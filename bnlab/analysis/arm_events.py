@@ -50,11 +50,10 @@ def _weight(curve: Curve) -> tuple[bool, int]:
 
 def _add(events: EventFile, curve: Curve) -> None:
     names = (curve.tag, *summaries.band_of(curve.tag))
-    for name, values in zip(names, (curve.mean, curve.mean, curve.low, curve.high), strict=True):
-        # A single run has no interval: its band has no width, or no line would be drawn at all.
-        for epoch, value in zip(
-            curve.epochs, np.where(np.isnan(values), curve.mean, values), strict=True
-        ):
-            scalar = Summary.Value(tag=name, simple_value=float(value))
-            # The clock is the epoch too, so that the curves are the same each time.
-            events.add(Summary(value=[scalar]), int(epoch), float(epoch))
+    lines = (curve.mean, curve.mean, curve.low, curve.high)
+    # A single run has no interval: its band has no width, or no line would be drawn at all.
+    drawn = np.array([np.where(np.isnan(line), curve.mean, line) for line in lines])
+    for epoch, values in zip(curve.epochs.tolist(), drawn.T.tolist(), strict=True):
+        told = [Summary.Value(tag=n, simple_value=v) for n, v in zip(names, values, strict=True)]
+        # The clock is the epoch too, so that the curves are the same each time.
+        events.add(Summary(value=told), int(epoch), epoch)

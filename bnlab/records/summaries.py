@@ -4,8 +4,10 @@ TensorBoard sorts by name, so here names say where things stand: what was reache
 on within the network after it, pictures and histograms last.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
@@ -39,18 +41,24 @@ FIRST_COLUMNS = ("norm", "placement")
 HParams: TypeAlias = Mapping[str, float | str]
 
 
+@lru_cache(maxsize=10_000)
 def tag_of(metric: str) -> str:
     """A metric's name in TensorBoard: `probe/dead/conv1` is `within/dead/conv1`."""
     family, slash, rest = shown(metric, limit=None).partition("/")  # it may be another program's
     return _NAMES.get(metric) or f"{_FAMILIES.get(family, family)}{slash}{rest}"
 
 
-def scalars(record: Mapping[str, Value]) -> Iterator[Summary]:
+def scalars(record: Mapping[str, Value]) -> Summary:
     """The values of one line of metrics.jsonl; one that was not finite is NaN."""
-    for metric, value in record.items():
-        if metric not in {"epoch", "step"}:
-            number = float("nan") if value is None else float(value)
-            yield Summary(value=[Summary.Value(tag=tag_of(metric), simple_value=number)])
+    return Summary(
+        value=[
+            Summary.Value(
+                tag=tag_of(metric), simple_value=math.nan if value is None else float(value)
+            )
+            for metric, value in record.items()
+            if metric not in {"epoch", "step"}
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------- charts
@@ -222,8 +230,7 @@ def rebuild(record: RunRecord, folder: Path) -> None:
     if record.metrics:
         events.add(run_charts(record.metrics[0]))
     for line, clock in zip(record.metrics, seconds, strict=True):
-        for summary in scalars(line):
-            events.add(summary, epoch_of(line), clock)
+        events.add(scalars(line), epoch_of(line), clock)
     if record.summary is not None:
         events.add(session_end(record.summary.status))
     events.flush()

@@ -63,15 +63,22 @@ class Board:
                 for summary in summaries.session(name.group, name.hparams, scores, columns):
                     own.add(summary)
                 own.flush()
-            self._take_events(files, folder)
+            for path in _events_of(files):
+                if not (folder / path.name).is_symlink():
+                    (folder / path.name).symlink_to(path.resolve())
         return sorted(name.run for name in names.values())
 
-    def show_means(self) -> None:
-        """Draw the mean of each arm that has several finished runs, where some are new.
+    def draw(self) -> None:
+        """Draw what has no event files, and each arm that has several finished runs.
+
+        What has not changed since it was drawn stays.
 
         Raises:
             StorageError: If the disk takes no more.
         """
+        for files, name in self._shown:
+            if not _events_of(files):
+                self._rebuild(files, name.run)
         arms: dict[str, list[Run]] = {}
         for files, name in self._shown:
             if (run := self._run(files)) is not None:
@@ -113,18 +120,13 @@ class Board:
             self._finished[files.root] = stamp, run
         return self._finished[files.root][1]
 
-    def _take_events(self, files: RunFiles, folder: Path) -> None:
-        events = _events_of(files)
-        for path in events:
-            if not (folder / path.name).is_symlink():
-                (folder / path.name).symlink_to(path.resolve())
-        state = files.stamp(METRICS), files.stamp(SUMMARY)
-        if not events and self._is_new(folder.name, state):
+    def _rebuild(self, files: RunFiles, name: str) -> None:
+        if self._is_new(name, (files.stamp(METRICS), files.stamp(SUMMARY))):
             try:
                 record = load_record(files)
             except BnlabError:
                 return  # damaged: the others are shown
-            summaries.rebuild(record, folder)
+            summaries.rebuild(record, self._folder / name)
 
 
 def _events_of(files: RunFiles) -> list[Path]:

@@ -69,7 +69,7 @@ def _wait(process: subprocess.Popen[bytes], board: Board) -> int:
     looked = 0.0
     while True:
         began = time.monotonic()
-        board.show_means()  # while TensorBoard starts: there may be thousands of runs to read
+        board.draw()  # while TensorBoard starts: there may be thousands of runs to read
         looked += time.monotonic() - began
         try:
             return process.wait(max(REFRESH_SECONDS, REFRESH_SHARE * looked))

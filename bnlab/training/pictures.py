@@ -14,7 +14,7 @@ from torch import Tensor
 from bnlab.training.batches import Batches, crop, mirror
 from bnlab.training.loop import Task
 
-SHOWN = 32
+SHOWN = 16
 """Images of a batch that are drawn."""
 
 CELL = 44

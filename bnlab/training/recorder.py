@@ -34,8 +34,7 @@ class Recorder:
         if not self._laid_out:  # TensorBoard reads the first layout of a run and no other
             self._events.add(summaries.run_charts(record))
             self._laid_out = True
-        for summary in summaries.scalars(record):
-            self._events.add(summary, record["epoch"])
+        self._events.add(summaries.scalars(record), record["epoch"])
         if self._histograms:
             self._draw(norms, record["epoch"])
         self._events.flush()
