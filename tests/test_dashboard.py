@@ -91,7 +91,8 @@ def test_runs_that_differ_in_nothing_are_told_apart_by_their_path() -> None:
         "runs-a-s0",
         "runs-b-s0",
     ]
-    assert told({Path("runs/a/s0"): config()}) == ["runs-a-s0"]
+    alone = Path("runs/single/batch-before_activation-33488e4a/s0")
+    assert told({alone: config()}) == ["single-batch-before_activation-33488e4a-s0"]
     twins = told({Path("here/runs/a/s0"): config(), Path("there/runs/a/s0"): config()})
     assert len(set(twins)) == 2
 

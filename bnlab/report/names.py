@@ -99,12 +99,15 @@ def _unique(names: Mapping[Path, str]) -> dict[Path, str]:
     for place in places:
         counts = Counter(names.values())
         names = {
-            run: name
-            if name and counts[name] == 1
-            else folder_name(f"{name[:HALF]} {place[run][-HALF:]}".strip())
+            run: name if name and counts[name] == 1 else _placed(name, place[run])
             for run, name in names.items()
         }
     return dict(names)
+
+
+def _placed(name: str, place: str) -> str:
+    start = f"{name[:HALF]} " if name else ""
+    return folder_name(start + place[len(start) - LONGEST :])
 
 
 def _varying(values: Mapping[Path, Mapping[str, str]]) -> list[str]:
