@@ -27,7 +27,8 @@ from bnlab.records.storage import write_text
 from bnlab.training.checkpoint import packed, read_checkpoint
 from bnlab.training.datasets import Splits, load_splits
 from bnlab.training.experiment import RunOptions, Watcher, run_experiment
-from bnlab.training.loop import Position
+from bnlab.training.loop import Position, evaluate
+from bnlab.training.pictures import count_confusions, first_batch
 from bnlab.training.probes import PROBES
 from bnlab.training.task import build_task, mixed_batches, spread
 
@@ -212,6 +213,47 @@ def test_tensorboard_has_one_chart_a_probed_quantity_with_all_its_layers(
         assert len([tag for tag in tags if re.match(charts[quantity], tag)]) == layers
 
 
+def test_tensorboard_shows_the_first_batch_the_confusions_and_the_arm_and_histograms_only_if_asked(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    from tensorboard.plugins.hparams import metadata as hparams
+
+    root = tmp_path / "batch-1f0c2a9b" / "s0"
+    run_experiment(tiny_config(), root, RunOptions(histograms=False))
+    events = EventAccumulator(str(root / "tensorboard"), {"tensors": 0}).Reload()
+    assert events.Tags()["histograms"] == []
+    assert [e.step for e in events.Images("view/augmented batch")] == [0]
+    assert [e.step for e in events.Images("view/confusion matrix")] == [2]
+    start = hparams.parse_session_start_info_plugin_data(
+        events.SummaryMetadata(hparams.SESSION_START_INFO_TAG).plugin_data.content
+    )
+    assert start.group_name == "batch-1f0c2a9b"
+    assert set(start.hparams) == {"norm", "placement", "model", "lr", "batch_size"}
+
+
+def test_the_batch_that_is_shown_is_the_one_that_training_begins_with(
+    tiny_config: MakeConfig,
+) -> None:
+    config = tiny_config("train.batch_size=16", "dataset.normalize=none")
+    data, cpu = load_splits(config.dataset), torch.device("cpu")
+    task = build_task(config, data, cpu, "fp32")
+    images, _ = next(task.train.epoch(0))
+    assert torch.equal(first_batch(task.train).float(), images)
+
+
+def test_confusions_count_every_image_and_as_many_right_ones_as_the_evaluation(
+    tiny_config: MakeConfig,
+) -> None:
+    config = tiny_config()
+    task = build_task(config, load_splits(config.dataset), torch.device("cpu"), "fp32")
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    counts = count_confusions(task, task.held_out["test"])
+    assert counts.sum() == len(task.held_out["test"])
+    score = evaluate(task, task.held_out["test"])
+    assert counts.trace() == round(score.accuracy * len(task.held_out["test"]))
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+
+
 def test_what_probes_remember_and_look_ahead_at_outlives_a_stop(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
@@ -293,9 +335,10 @@ def test_tensorboard_shows_each_epoch_once_after_a_resume(
     run_experiment(config, root, RunOptions(resume="auto"))
     events = EventAccumulator(str(RunDir(root).tensorboard), size_guidance={"scalars": 0})
     events.Reload()
-    for tag in ("train/loss", "test/accuracy", "optim/lr", "time/images_per_second"):
+    for tag in ("train/loss", "test/accuracy", "train/lr", "time/images_per_second"):
         assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4]
-    assert {"norm/conv1_norm/weight", "norm/conv1_norm/bias"} <= set(events.Tags()["histograms"])
+    drawn = {f"within the norms/conv1_norm/{name}" for name in ("weight", "bias")}
+    assert drawn <= set(events.Tags()["histograms"])
     recorded = [line["test/accuracy"] for line in raw_metrics(RunDir(root))]
     shown = [event.value for event in events.Scalars("test/accuracy")]
     assert shown == pytest.approx(recorded)

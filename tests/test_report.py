@@ -415,15 +415,25 @@ def test_aggregates_are_tensorboard_runs_and_never_taken_for_runs(
     tmp_path: Path, bnlab: Terminal
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
     study = make_study(tmp_path, seeds=3)
     assert bnlab("compare", study, "--tensorboard")[0] == 0
     assert bnlab("compare", study, "--tensorboard")[0] == 0
     [curve] = [c for c in compared(study).curves if (c.arm, c.tag) == ("none", "test/accuracy")]
-    for kind, values in (("mean", curve.mean), ("low", curve.low), ("high", curve.high)):
-        folder = study / "report" / "tensorboard" / f"none {kind}"
-        assert len(list(folder.iterdir())) == 1
-        events = EventAccumulator(str(folder)).Reload().Scalars("test/accuracy")
+    folder = study / "report" / "tensorboard" / "none"
+    assert len(list(folder.iterdir())) == 1
+    read = EventAccumulator(str(folder), {"tensors": 0}).Reload()
+    [first] = read.Tensors("custom_scalars__config__")
+    [category] = Layout.FromString(first.tensor_proto.string_val[0]).category
+    [series] = category.chart[-1].margin.series  # which TensorBoard draws first
+    for tag, values in (
+        ("test/accuracy", curve.mean),
+        (series.value, curve.mean),
+        (series.lower, curve.low),
+        (series.upper, curve.high),
+    ):
+        events = read.Scalars(tag)
         assert [event.step for event in events] == [1, 2, 3, 4, 5]
         assert [event.value for event in events] == pytest.approx(values.tolist())
     assert compared(study).remarks == ()

@@ -13,9 +13,10 @@ import pytest
 import yaml
 from conftest import TINY
 from raw import raw_metrics, raw_run, raw_summary, roots_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bnlab.errors import BnlabError, ConfigError, RefusedError
-from bnlab.records import RunDir, RunFiles, Summary, leases, read_summary
+from bnlab.records import RunDir, RunFiles, Summary, leases, read_summary, summaries
 from bnlab.study.estimate import estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -537,6 +538,29 @@ def test_a_study_runs_both_stages_and_then_has_nothing_left_to_do(write: Write) 
     before = everything(file.parent)
     run(file)
     assert everything(file.parent) == before
+
+
+def test_a_study_draws_its_arms_in_tensorboard_and_goes_on_where_that_fails(
+    write: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(**PLAIN, seeds=2)
+    finished = run(file)
+    folder = finished.survey.folder / "tensorboard"
+    for arm in ("none", "batch"):
+        tags = EventAccumulator(str(folder / arm)).Reload().Tags()["scalars"]
+        assert {"test/accuracy", *summaries.band_of("train/loss")} <= set(tags)
+    runs = [raw_summary(RunDir(cell.root)) for cell in cells(finished.survey)]
+    kept = [one["test/accuracy"] for one in runs if one["arm"] == "none"]
+    mean = EventAccumulator(str(folder / "none")).Reload().Scalars("test/accuracy")[-1].value
+    assert mean == pytest.approx(sum(kept) / 2)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("bnlab.study.board.write_mean", fail)
+    again = run_study(load(file, name="again"), file.parent / "runs", INLINE)
+    assert again.survey.count("done", "diverged") == 4
+    assert "the arms were not drawn" in caplog.text
 
 
 @pytest.mark.parametrize("executor", ["inline", "threads"])

@@ -157,12 +157,15 @@ CURVE_TAGS = tuple(
 
 def mean_curves(cells: Cells) -> tuple[Curve, ...]:
     """The mean curve of every tag and arm that has one."""
-    curves = (
-        _mean_curve(arm.name, tag, runs)
-        for tag in CURVE_TAGS
-        for arm, _, runs in cells
-        if any(tag in run.curves for run in runs)
-    )
+    by_arm = [arm_curves(arm.name, runs) for arm, _, runs in cells]
+    found = (curve for curves in by_arm for curve in curves)
+    return tuple(sorted(found, key=lambda curve: CURVE_TAGS.index(curve.tag)))
+
+
+def arm_curves(arm: str, runs: Sequence[Run]) -> tuple[Curve, ...]:
+    """The mean curve over some runs of every tag that one of them has."""
+    tags = (tag for tag in CURVE_TAGS if any(tag in run.curves for run in runs))
+    curves = (_mean_curve(arm, tag, runs) for tag in tags)
     return tuple(curve for curve in curves if len(curve.epochs))
 
 

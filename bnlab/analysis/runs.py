@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bnlab.config import LATER_KEYS, UNHASHED, flatten
 from bnlab.errors import BnlabError
-from bnlab.records import Remark, RunFacts, RunRecord, find_runs, has_diverged, load_record
+from bnlab.records import Remark, RunFacts, RunFiles, find_runs, has_diverged, load_record
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -81,7 +81,7 @@ def load_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Remark]]:
     remarks: list[Remark] = []
     for files in found.runs:
         try:
-            run, said = _to_run(load_record(files))
+            run, said = read_run(files)
         except BnlabError as error:
             run, said = None, [f"{error}; left out"]
         remarks += [Remark(files.path, _without(files.root, text)) for text in said]
@@ -95,7 +95,13 @@ def _without(root: Path, text: str) -> str:
     return text.replace(f"{root}{os.sep}", "")
 
 
-def _to_run(record: RunRecord) -> tuple[Run | None, list[str]]:
+def read_run(files: RunFiles) -> tuple[Run | None, list[str]]:
+    """One run, None if it is not finished, and what there is to remark on it.
+
+    Raises:
+        BnlabError: As `load_record`.
+    """
+    record = load_record(files)
     remarks = list(record.remarks)
     if record.summary is None:
         error = f" ({record.facts.error})" if record.facts.error else ""

@@ -79,11 +79,14 @@ def pack(
 
 @app.command()
 def tensorboard(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs, or runs.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of runs, runs, archives.", show_default="runs"),
+    ] = None,
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 6006,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "localhost",
 ) -> None:
-    """Start TensorBoard with runs named by what differs between them."""
+    """Start TensorBoard with runs named by what differs, grouped by arm, with each arm's mean."""
     from bnlab.report.dashboard import serve
 
     serve(runs or [Path("runs")], host=host, port=port, say=remark)

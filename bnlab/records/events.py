@@ -29,13 +29,15 @@ class EventFile:
     Args:
         folder: Where; made if it is not there.
         purge_step: Events of earlier files from this step on are to be forgotten.
+        first: It is read before all others there, whenever they were begun. TensorBoard keeps to
+            what it hears first of hyperparameters.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path, purge_step: int | None = None, *, first: bool = False) -> None:
         # TensorBoard reads files in the order of their names, so a clock that has gone back since
         # the last one was begun would have it forget the new events instead of the old.
         earlier = (_begun(path) for path in folder.glob(f"{PREFIX}*"))
-        self._begun = max(int(time.time()), *(begun + 1 for begun in earlier), 0)
+        self._begun = 0 if first else max(int(time.time()), *(begun + 1 for begun in earlier), 0)
         name = f"{PREFIX}{self._begun:010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self.path = folder / name
         self._pending = io.BytesIO()

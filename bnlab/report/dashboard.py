@@ -1,88 +1,29 @@
-"""TensorBoard over runs that are named by what differs between them.
-
-A folder of runs has paths like `seed/batch-after_activation-1f0c2a9b/s3`; in a dashboard of six of
-them one wants `norm=batch, seed=3`. TensorBoard names runs by folder, so it is given a temporary
-folder of links.
-"""
+"""TensorBoard, started over the folder of `board` and ended with whoever started it."""
 
 import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from bnlab.config import UNHASHED, flatten
-from bnlab.errors import BnlabError, ConfigError
-from bnlab.records import RunDir, find_runs, read_config
-from bnlab.report.safe import folder_name
+from bnlab.errors import BnlabError
+from bnlab.report.board import MEAN, Board
 
 REFRESH_SECONDS = 5.0
 """How often new runs are looked for while the dashboard is up."""
 
+REFRESH_SHARE = 5
+"""At least so many times as long as looking takes."""
 
-def run_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """A name for each run, made of the keys whose values differ between the runs.
+DRAWN = 40
+"""TensorBoard ticks no run of more than that."""
 
-    Args:
-        configs: Resolved configurations by run directory.
-
-    Returns:
-        `{run: "norm=batch, placement=before_activation, seed=1"}`; where runs differ in nothing,
-        or in nothing that tells two of them apart, the path is added.
-    """
-    flat = {run: flatten(config) for run, config in configs.items()}
-    keys = {key: None for values in flat.values() for key in values}
-    ignored = set(UNHASHED) - {"seed"}
-    # A key that some runs lack (they have no norm, so no placement) tells apart only the others.
-    found = {key: {repr(values[key]) for values in flat.values() if key in values} for key in keys}
-    varying = [key for key in keys if key not in ignored and len(found[key]) > 1]
-    varying.sort(key=lambda key: key == "seed")  # last; all others as they stand in the schema
-    names = {
-        run: ", ".join(f"{_short(key)}={values[key]}" for key in varying if key in values)
-        for run, values in flat.items()
-    }
-    counts = Counter(names.values())
-    return {
-        run: name if name and counts[name] == 1 else f"{name} {'-'.join(run.parts[-3:])}".strip()
-        for run, name in names.items()
-    }
-
-
-def _short(key: str) -> str:
-    """`model.norm.name` as `norm`, `optim.lr` as `lr`."""
-    *_, section, last = ["", *key.split(".")]
-    return section if last == "name" else last
-
-
-def link_runs(roots: Sequence[Path], folder: Path) -> list[str]:
-    """Make `folder` hold one link per run under `roots` that has event files; return their names.
-
-    Links of earlier calls that no longer fit are taken away.
-    """
-    found = (run for run in find_runs(roots).runs if run.packed is None)
-    runs = [run.root for run in found if RunDir(run.root).tensorboard.is_dir()]
-    configs: dict[Path, Mapping[str, Any]] = {}
-    for run in runs:
-        try:
-            configs[run] = read_config(RunDir(run).files).resolved()
-        except BnlabError:
-            continue  # being created right now, or damaged: the next refresh may see it
-    wanted = {
-        folder_name(name): RunDir(run).tensorboard.resolve()
-        for run, name in run_names(configs).items()
-    }
-    for link in folder.iterdir():
-        if link.name not in wanted or link.readlink() != wanted[link.name]:
-            link.unlink()
-    for name, target in wanted.items():
-        if not (folder / name).is_symlink():
-            (folder / name).symlink_to(target)
-    return sorted(wanted)
+LISTED = 20
+"""Names of runs that are told at the start."""
 
 
 def serve(
@@ -91,20 +32,15 @@ def serve(
     """Run TensorBoard until it ends or is interrupted, taking in runs that start meanwhile.
 
     Args:
-        roots: Folders of runs.
+        roots: Folders of runs, runs, archives.
         host: Address to serve on.
         port: Port to serve on.
         say: Told the names of the runs.
 
     Raises:
         ConfigError: If a root does not exist.
-        BnlabError: If TensorBoard fails (the port is taken, say).
+        BnlabError: If an archive cannot be read, or TensorBoard fails (the port is taken, say).
     """
-    missing = [str(root) for root in roots if not root.is_dir()]
-    if missing:
-        raise ConfigError(
-            f"{', '.join(missing)}: no such folder of runs (archives hold no events to draw)"
-        )
     code = 0
     # The signals outside of all else: whatever they interrupt, server and folder go.
     with (
@@ -112,26 +48,35 @@ def serve(
         _ended_by_signals(),
         tempfile.TemporaryDirectory(prefix="bnlab-") as name,
     ):
-        folder = Path(name)
-        names = link_runs(roots, folder)
-        say(f"{len(names)} runs" + "".join(f"\n  {run}" for run in names))
+        board = Board(Path(name), roots)
+        names = board.show_runs()
+        more = [f"and {len(names) - LISTED} more"] * (len(names) > LISTED)
+        say(f"{len(names)} runs" + "".join(f"\n  {one}" for one in [*names[:LISTED], *more]))
+        if len(names) > DRAWN:
+            say(f"TensorBoard draws none of so many at first: filter runs by {MEAN.strip()}")
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", name]
         command += ["--host", host, "--port", str(port), "--reload_interval", "5"]
         with subprocess.Popen(command) as process:
             try:
-                code = _wait(process, lambda: link_runs(roots, folder))
+                code = _wait(process, board)
             finally:
                 process.kill()  # it keeps nothing that would need saving
     if code:
         raise BnlabError(f"tensorboard ended with {code}; another --port may be free")
 
 
-def _wait(process: subprocess.Popen[bytes], refresh: Callable[[], object]) -> int:
+def _wait(process: subprocess.Popen[bytes], board: Board) -> int:
+    looked = 0.0
     while True:
+        began = time.monotonic()
+        board.draw()  # while TensorBoard starts: there may be thousands of runs to read
+        looked += time.monotonic() - began
         try:
-            return process.wait(REFRESH_SECONDS)
+            return process.wait(max(REFRESH_SECONDS, REFRESH_SHARE * looked))
         except subprocess.TimeoutExpired:
-            refresh()
+            began = time.monotonic()
+            board.show_runs()
+            looked = time.monotonic() - began
 
 
 class _EndedError(BaseException):

@@ -1,19 +1,18 @@
-"""Mean, low and high curves per arm as TensorBoard runs of their own, written without torch."""
+"""A comparison's arms in TensorBoard."""
 
 from pathlib import Path
 
-from tensorboard.compat.proto.summary_pb2 import Summary
-
 from bnlab.analysis import Comparison
-from bnlab.records.events import EventFile
-from bnlab.report.safe import folder_name, plain
+from bnlab.analysis.arm_events import write_curves
+from bnlab.records.events import PREFIX
+from bnlab.report.safe import folder_name
 
 FOLDER = "tensorboard"
 """Below the report: no run directory, so that `compare` never takes aggregates for runs."""
 
 
 def write_events(comparison: Comparison, folder: Path) -> Path:
-    """Write the aggregates below a report's folder, in place of those written before.
+    """Write one TensorBoard run an arm below a report's folder, in place of those there before.
 
     Raises:
         StorageError: If the disk takes no more.
@@ -22,19 +21,9 @@ def write_events(comparison: Comparison, folder: Path) -> Path:
         The folder to give to `tensorboard --logdir`.
     """
     root = folder / FOLDER
-    for old in root.glob("*/events.out.tfevents.*"):
+    for old in root.glob(f"*/{PREFIX}*"):
         old.unlink()
     for arm in dict.fromkeys(curve.arm for curve in comparison.curves):
-        for kind in ("mean", "low", "high"):
-            events = EventFile(root / f"{folder_name(arm)} {kind}")
-            for curve in comparison.curves:
-                if curve.arm != arm:
-                    continue
-                values = {"mean": curve.mean, "low": curve.low, "high": curve.high}[kind]
-                for epoch, value in zip(curve.epochs, values, strict=True):
-                    if value == value:  # noqa: PLR0124 - not where there is no interval
-                        scalar = Summary.Value(tag=plain(curve.tag), simple_value=float(value))
-                        # The clock is the epoch too, so that the curves are the same each time.
-                        events.add(Summary(value=[scalar]), int(epoch), float(epoch))
-            events.flush()
+        curves = [curve for curve in comparison.curves if curve.arm == arm]
+        write_curves(root / folder_name(arm), curves)
     return root

@@ -12,6 +12,7 @@ from bnlab import __version__
 from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
 from bnlab.records import LockedError, RunDir, read_facts, write_text
+from bnlab.study.board import Board
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import (
     EXECUTORS,
@@ -115,6 +116,7 @@ def run_study(
 
     failures: dict[str, str] = {}
     running = set[Path]()
+    board = Board(study, settings.logs.parent)
     with stop_on_signal() as stop, settings.fleet or nullcontext():
         while not stop():
             began = time.monotonic()
@@ -136,8 +138,10 @@ def run_study(
                 if outcome.ending == "failed":
                     failures[outcome.cell.label] = outcome.reason
                 watcher.ended(outcome)
+                board.ended(survey, outcome)
         if stop():
             raise _stopped(survey_study(study, runs_dir, known), stop)
+    board.close(survey)
     for cell, state in survey.cells.values():
         if state == "failed":  # in another process, or finished and damaged since
             failures.setdefault(cell.label, survey.reasons.get(cell.root, "unknown"))

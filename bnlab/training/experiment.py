@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from bnlab.training.fingerprint import code_of
 from bnlab.training.lane import alone, lane, wait_for
 from bnlab.training.loop import Position, Task, fit
 from bnlab.training.models import roles
+from bnlab.training.pictures import MOST_CLASSES, count_confusions, first_batch
 from bnlab.training.probes import PROBE_IMAGES, Sample, look_at_start, run_probes
 from bnlab.training.provenance import (
     describe_attempt,
@@ -34,7 +35,7 @@ from bnlab.training.provenance import (
     installed_packages,
     now,
 )
-from bnlab.training.recorder import open_recorder
+from bnlab.training.recorder import Recorder, open_recorder
 from bnlab.training.resume import (
     Resume,
     earlier_facts,
@@ -85,6 +86,7 @@ class RunOptions:
         arm: Name of the arm in the run directory; by default made from the norm.
         runs_at_once: The most runs that share the device with this one, itself included: what a
             record says of speed is that of a run alone only if it is 1.
+        histograms: Draw gamma and beta for TensorBoard after every epoch.
     """
 
     device: str = "auto"
@@ -92,6 +94,7 @@ class RunOptions:
     deterministic: bool = False
     arm: str | None = None
     runs_at_once: int = 1
+    histograms: bool = True
 
 
 def run_experiment(
@@ -165,7 +168,7 @@ def run_experiment(
             run_dir.create(config.to_yaml(), installed_packages(), git.diff, source_of(config))
         _write_status(run_dir, run, "running")
         try:
-            summary = _train(task, run_dir, run, stop, watcher)
+            summary = _train(task, run_dir, run, options, stop, watcher)
         except (StopRequestedError, KeyboardInterrupt):  # the latter is a second Ctrl-C
             _write_status(run_dir, run, "preempted")
             raise
@@ -195,6 +198,7 @@ def _train(
     task: Task,
     run_dir: RunDir,
     run: dict[str, Any],
+    options: RunOptions,
     stop: StopRequest,
     watcher: Watcher,
 ) -> dict[str, Any]:
@@ -216,7 +220,12 @@ def _train(
         save_checkpoint(run_dir, task, run)
 
     norms = roles(task.model).norms
-    recorder = open_recorder(run_dir, task.config, epochs_done=task.position.epoch)
+    done = task.position.epoch
+    recorder = open_recorder(run_dir, task.config, epochs_done=done, histograms=options.histograms)
+    if (done, task.position.step) == (0, 0):
+        with alone(task.device):
+            begun = first_batch(task.train)
+        recorder.show_batch(begun)
     for record in fit(task, between_steps):
         with alone(task.device), autocast(task.precision, task.device):
             last = task.position.outcome is not None
@@ -236,7 +245,20 @@ def _train(
             f"{task.config.train.epochs}; a checkpoint is written, go on with --resume auto",
             exit_code=stop.exit_code,
         )
+    _show_confusion(task, recorder, run["dataset"]["classes"])
+    recorder.end(outcome)
     return _summarize(task, run_dir, run, outcome)
+
+
+def _show_confusion(task: Task, recorder: Recorder, classes: Sequence[str]) -> None:
+    """Of the test images, if the run reads them, and by the statistics that it reads them by."""
+    train, test = task.config.train, task.held_out.get("test")
+    if test is None or train.test_every is None or train.evaluate_in_train_mode:
+        return
+    if task.position.outcome == "done" and task.num_classes <= MOST_CLASSES:
+        with alone(task.device), autocast(task.precision, task.device):
+            counts = count_confusions(task, test)
+        recorder.show_confusion(counts, classes, task.position.epoch)
 
 
 def _summarize(

@@ -35,6 +35,7 @@ TRACELESS = frozenset(
         "fingerprint",
         "folding",
         "lane",
+        "pictures",
         "probes",
         "provenance",
         "recorder",

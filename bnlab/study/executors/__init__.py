@@ -157,7 +157,11 @@ def usable_cores() -> int:
 
 
 def request_of(cell: Cell, options: ExecutorOptions, *, at_once: int) -> workers.Request:
-    """What a `CellTrainer` is asked for a cell, `at_once` being the most runs on its device."""
+    """What a `CellTrainer` is asked for a cell, `at_once` being the most runs on its device.
+
+    Hundreds of runs need no histograms, which are most of an event file; `BNLAB_HISTOGRAMS=1` has
+    them drawn.
+    """
     return {
         "config": cell.config.resolved(),
         "root": str(cell.root),
@@ -166,6 +170,7 @@ def request_of(cell: Cell, options: ExecutorOptions, *, at_once: int) -> workers
             "deterministic": options.deterministic,
             "arm": cell.arm,
             "runs_at_once": at_once,
+            "histograms": os.environ.get("BNLAB_HISTOGRAMS") == "1",
         },
     }
 
