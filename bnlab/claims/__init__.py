@@ -8,6 +8,7 @@ Nothing here imports torch: verdicts come from the run directories.
 from bnlab.claims._base import (
     CLAIMS,
     Claim,
+    Label,
     Verdict,
     best_lrs,
     divergences,
@@ -63,6 +64,7 @@ __all__ = [
     "Failures",
     "Finding",
     "Gathered",
+    "Label",
     "Line",
     "Network",
     "Verdict",
