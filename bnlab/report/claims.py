@@ -55,6 +55,9 @@ def page_sections(findings: Sequence[Finding]) -> list[Section]:
 
 VERDICTS: tuple[Label, ...] = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT TESTED")
 
+FEW = 6
+"""Beyond so many claims a list of verdicts stands beside the picture."""
+
 PLACEMENT = "placement"
 """The claim that people come for: before the activation, or after it?"""
 
@@ -80,6 +83,11 @@ def _answer(findings: Sequence[Finding]) -> Section:
     if untested:
         blocks.append(Text(f"Not in the picture, as runs are missing: {', '.join(untested)}."))
     drawn = [finding for finding in findings if finding.contrast is not None]
+    if len(drawn) > FEW:
+        columns = (Column("claim", numeric=False), Column("verdict", numeric=False, badge=True))
+        rows = tuple((one.claim.name, _verdict(one)) for one in drawn)
+        links = tuple(f"#{one.claim.name}" for one in drawn)
+        blocks.append(Table("", columns, rows, links=links))
     if drawn:
 
         def forest() -> "Figure":

@@ -96,9 +96,12 @@ def _link(there: str, links: Mapping[str, str]) -> str:
     return f"#{identifier(there[1:])}" if there.startswith("#") else links.get(there, "")
 
 
-def _badge(verdict: str) -> str:
-    """The class of a verdict, one of bnlab's own words whatever the text is."""
-    return next((kind for words, kind in BADGES.items() if verdict.startswith(words)), "none")
+def _badge(verdict: str) -> Markup:
+    """A verdict's own words in their color, and what stands behind them."""
+    words = next((words for words in BADGES if verdict.startswith(words)), verdict)
+    label, rest = _breakable(words), _breakable(verdict[len(words) :])
+    kind = BADGES.get(words, "none")
+    return Markup(f'<span class="badge {kind}">{label}</span>{rest}')  # noqa: S704 - escaped
 
 
 def linked(runs: Iterable[Run], folder: Path) -> dict[str, str]:

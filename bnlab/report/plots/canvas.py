@@ -123,6 +123,7 @@ def svg(name: str, draw: Any, alt: str, links: Mapping[str, str] | None = None) 
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"'?DejaVu Sans'?(, [^;\"]*)?", "system-ui, sans-serif", text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     if isinstance(figure, Sheet):
         text = _with_marks(text, figure, links or {})
     # Ids without a hash (figure_1, axes_1) are the same in every figure of a page.
@@ -273,4 +274,11 @@ def cut(axes: Axes, axis: str, values: Sequence[float], apart: Sequence[float]) 
     (axes.axvspan if axis == "x" else axes.axhspan)(
         start, end, facecolor="none", edgecolor=INK, alpha=0.3, hatch="////", linewidth=0
     )
+    middle = back(np.array([shrunk / 2]))[0]
+    words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
+    if axis == "x":
+        across = axes.get_xaxis_transform()
+        axes.text(middle, 0.5, "axis cut", transform=across, rotation=90, **words)
+    else:
+        axes.text(0.5, middle, "axis cut", transform=axes.get_yaxis_transform(), **words)
     return True

@@ -17,8 +17,19 @@ def rows_height(rows: int, each: float = 0.52) -> float:
     return 0.2 + each * rows
 
 
+LETTERS = 560
+"""Letters that fit above a row, times their size in points."""
+
+SMALLEST = 6.0
+
+
 def row_label(axes: Axes, row: int, text: str, size: float = 8.5) -> None:
-    """Words above a row."""
+    """Words above a row, smaller where they are many."""
+    most = LETTERS / size
+    size, most = max(SMALLEST, size * min(1, most / max(1, len(text)))), LETTERS / SMALLEST
+    if len(text) > most:
+        half = int(most / 2) - 1
+        text = f"{text[:half]}…{text[-half:]}"
     axes.text(
         0, row - 0.36, text, transform=axes.get_yaxis_transform(), fontsize=size, va="center"
     )  # fmt: skip
