@@ -47,7 +47,7 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
     Args:
         findings: Those that have measured something.
     """
-    rows = [row for finding in findings for row in _rows_of(finding)]
+    rows = [row for finding in findings for row in rows_of(finding)]
     figure, axes = make_axes(rows_height(len(rows), 0.4), left=0.06)
     known = [1.0, *(x for *_, ratios in rows for x in ratios if math.isfinite(x))]
     reach = 1.6 * max(map(abs, known))
@@ -86,7 +86,7 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
 _Row = tuple[str, str, str, tuple[float, float, float]]
 
 
-def _rows_of(finding: Finding) -> list[_Row]:
+def rows_of(finding: Finding) -> list[_Row]:
     """Verdict, words, tip and limits as multiples: of a claim, or of each place it is asked in."""
     claim, contrast, verdict = finding.claim, finding.contrast, finding.verdict
     assert contrast is not None
@@ -132,16 +132,16 @@ def draw_final_runs(finding: Finding) -> Figure:
     return draw_strips(strips, "test accuracy, %")
 
 
-def _seeds(finding: Finding) -> list[int]:
-    """The seeds behind the effect, in its order."""
+def _seeds(finding: Finding) -> list[str]:
+    """The seeds behind the effect, in its order; unnamed where it is of something else."""
     contrast = finding.contrast
     assert contrast is not None
-    seeds = [*next(iter(finding.gathered.final.values()), {})]
-    failures = contrast.failures
+    seeds = [f"seed {seed}" for seed in next(iter(finding.gathered.final.values()), {})]
+    failures, count = contrast.failures, len(contrast.differences)
     if failures is not None and failures.set_apart:
-        there = failures.any == 0
-        return [s for s, kept in zip(seeds[-len(there) :], there, strict=True) if kept]
-    return seeds[-len(contrast.differences) :]
+        seeds = [*compress(seeds[-len(failures.any) :], failures.any == 0)]
+    seeds = seeds[-count:]
+    return seeds if len(seeds) == count else ["one of them"] * count
 
 
 def draw_effect(finding: Finding) -> Figure:
@@ -158,7 +158,7 @@ def draw_effect(finding: Finding) -> Figure:
     least, greatest = (bound * scale for bound in contrast.bounds)
     values = np.where(np.isfinite(least), least, greatest)
     told = [
-        Mark(f"seed {seed}: {claim.show(value / scale)}")
+        Mark(f"{seed}: {claim.show(value / scale)}")
         for seed, value in zip(_seeds(finding), values, strict=True)
     ]
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
