@@ -57,6 +57,7 @@ from bnlab.config import Config
 from bnlab.errors import ConfigError
 from bnlab.records import RunFacts
 from bnlab.report.claims import write_claims
+from bnlab.report.plots.claims import rows_of
 from bnlab.study import plan as study_plan
 from bnlab.study.file import Plan
 from bnlab.study.load import load_plan
@@ -602,13 +603,49 @@ def test_verdicts_are_the_same_bytes_every_time_and_everywhere(tmp_path: Path) -
         found, _ = find_findings(tmp_path / place)
         # The command names the folder, which is another one.
         bare = [replace(one, command="") for one in found]
-        write_claims(bare, tmp_path / "out" / place)
-    files = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
-    plots = ["accuracy-effect.svg", "accuracy-lr.svg"]
+        write_claims(bare, (tmp_path / place).parent / "out")
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    plots = ["accuracy-effect.svg", "accuracy-lr.svg", "accuracy-runs.svg", "all-claims.svg"]
     assert files == [*plots, "claims.html", "claims.json", "claims.md"]
     for name in files:
-        one, other = (tmp_path / "out" / p / name for p in ("runs", "copy/runs"))
+        one, other = (tmp_path / place / "out" / name for place in ("", "copy"))
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_page_of_claims_begins_with_all_of_them_on_one_axis(tmp_path: Path) -> None:
+    make_study(tmp_path / "runs", "quick", gain=0.03, diverged=("batch", 3))
+    found = find_findings(tmp_path / "runs")[0]
+    write_claims(found, tmp_path / "out")
+    text = (tmp_path / "out" / "claims.html").read_text()
+    first = text[text.index("<section") : text.index("</section>")]
+    assert first.startswith('<section id="answer">')
+    assert first.count("<figure>") == 1
+    assert f"Of {len(CLAIMS)} claims" in first
+    [tip] = re.findall(r"<title>(accuracy: .*?)</title>", first)
+    assert tip.endswith("smallest of interest +1.00 pp, n 11")
+    assert "multiples of its own" in first
+    assert re.search("runs are missing: .*placement", first)
+    assert '<td><a href="#accuracy">accuracy</a></td>' in text
+    claim = text[text.index('<section id="accuracy">') :]
+    claim = claim[: claim.index("</section>")]
+    final = found[[*CLAIMS].index("accuracy")].gathered.final
+    for arm, runs in final.items():
+        for seed, run in runs.items():
+            [link] = re.findall(rf'href="([^"]*)" tabindex="-1"><title>{arm}, seed {seed}: ', claim)
+            assert (tmp_path / "out" / link).resolve() == run.root.resolve()
+    assert "<title>batch, seed 3: 10.00 %, diverged; run " in claim
+    effects = re.findall(r"<title>seed (\d+): \+[\d.]+ pp</title>", claim)
+    assert sorted(map(int, effects)) == sorted({*final["batch"]} - {3})
+
+
+def test_claims_of_several_units_share_an_axis_by_their_smallest_effects(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    found = finding(tmp_path)
+    for unit in ("pp", "octaves", "log/layer"):
+        claim = replace(found.claim, unit=unit, smallest_effect=0.5, smallest_under={})
+        [(_, words, _, ratios)] = rows_of(replace(found, claim=claim))
+        assert unit in words
+        assert ratios[1] == pytest.approx(found.contrast.interval.estimate / 0.5)  # type: ignore[union-attr]
 
 
 def test_claims_open_without_torch(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
+import base64
 import csv
+import hashlib
 import io
 import json
 import re
@@ -18,11 +20,12 @@ from bnlab.analysis.stats import TimeToTarget
 from bnlab.cli import main
 from bnlab.records import pack
 from bnlab.report import default_folder, is_reference, write_report
-from bnlab.report.blocks import Bullets, Section, Text
+from bnlab.report.blocks import Bullets, Plot, Section, Table, Text
 from bnlab.report.listing import sparkline
 from bnlab.report.numbers import difference, number, p_value, score, time
 from bnlab.report.sections import SECTIONS
-from bnlab.report.sections.verdicts import findings
+from bnlab.report.sections.comparison import pairs
+from bnlab.report.sections.verdicts import answer, findings
 
 NONE = {"model.norm.name": "none"}
 LONG = {"model.norm.placement": "after_activation"}
@@ -119,34 +122,165 @@ def test_a_report_has_every_promised_file_and_plot(written: Written) -> None:
 
 
 class Page(HTMLParser):
-    """Ids and everything that a page would load."""
+    """Ids, links, scripts and everything that a page would load."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.ids: list[str] = []
         self.loads: list[str] = []
-        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.tips: list[str] = []
+        self._tip = False
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
+        self._tip = tag == "title" and "svg" in self.tags
         for name, value in attrs:
             if name == "id":
                 self.ids.append(str(value))
-            if name in ("src", "href", "xlink:href") and not str(value).startswith("#"):
-                self.loads.append(str(value))
+            if name == "href" and tag == "a":
+                self.links.append(str(value))
+            elif name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.loads += [str(value)] * (not str(value).startswith("#"))
+
+    def handle_data(self, data: str) -> None:
+        if self._tip:
+            self.tips.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._tip = False
 
 
-def test_the_page_loads_nothing_runs_nothing_and_its_ids_are_unique(written: Written) -> None:
+@pytest.fixture(scope="module")
+def page(written: Written) -> Page:
+    return Page((written.folder / "report.html").read_text())
+
+
+def test_the_page_loads_nothing_and_its_ids_are_unique(written: Written, page: Page) -> None:
     text = (written.folder / "report.html").read_text()
-    page = Page()
-    page.feed(text)
     assert page.loads == []
-    assert "script" not in page.tags
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"url\((?!#)|@import", text)
     for section in SECTIONS:
         made = section(written.comparison)
         assert (f'id="{made.key}"' in text) == bool(made.blocks)
+
+
+def test_the_only_script_is_the_one_that_the_page_s_policy_names(written: Written) -> None:
+    text = (written.folder / "report.html").read_text()
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in text
+    assert text.count("<script") == 1
+    assert not re.search(r"\bon\w+=", re.sub(r"<script>.*</script>", "", text, flags=re.DOTALL))
+    assert len(script) < 6_000
+    assert not re.search(r"fetch|XMLHttp|import\b|innerHTML|eval|https?:", script)
+
+
+def test_a_page_begins_with_the_answer_and_one_picture(written: Written, page: Page) -> None:
+    text = (written.folder / "report.html").read_text()
+    first = text[text.index("<section") : text.index("</section>")]
+    assert first.startswith('<section id="answer">')
+    assert first.count("<figure>") == 1
+    assert "batch-after_" in first[: first.index("</p>")]
+    assert "4.15" in first[: first.index("</p>")]
+    assert page.ids.index("curves") < page.ids.index("effects") < page.ids.index("runs")
+
+
+def test_every_run_is_drawn_with_its_seed_value_and_folder(written: Written, page: Page) -> None:
+    folders = {run.path: run.root for run in written.comparison.runs}
+    assert len(folders) == 14
+    for path, root in folders.items():
+        [tip] = [tip for tip in page.tips if path in tip]
+        assert re.search(rf"seed {root.name[1:]}: 7\d\.\d\d %; run ", tip)
+        there = f"../{path}/"
+        assert page.links.count(there) == 2  # in the plot and in the table
+        assert (written.folder / there).resolve() == root.resolve()
+
+
+def test_a_run_that_diverged_is_drawn_where_it_counts(tmp_path: Path) -> None:
+    make_study(tmp_path, seeds=3)
+    make_run(tmp_path, seed=3, sets={**NONE, "name": "study"}, status="diverged")
+    written = write_report(compared(tmp_path / "study"), tmp_path / "r")
+    text = (tmp_path / "r" / "report.html").read_text()
+    [drawn] = [tip for tip in Page(text).tips if "diverged" in tip]
+    assert drawn.startswith("none, seed 3: 10.00 %, diverged; run study/none-")
+    assert "or × if it diverged" in text  # noqa: RUF001 - the marker
+    [strip] = [path for path in written if path.name == "seeds-only.svg"]
+    ticks = re.findall(r"<text[^>]*>([\d.]+)</text>", strip.read_text())
+    assert "10" in ticks  # an axis with its empty stretch cut out
+
+
+def test_captions_name_nothing_that_is_not_drawn(tmp_path: Path) -> None:
+    single = compared(make_study(tmp_path, seeds=1))
+    captions = " ".join(
+        block.caption
+        for section in SECTIONS
+        for block in section(single).blocks
+        if isinstance(block, Plot)
+    )
+    assert "mean of all" in captions
+    assert not re.search(r"interval|diverged|shaded|limits", captions)
+
+
+def test_a_record_in_an_archive_has_no_folder_to_go_to(tmp_path: Path) -> None:
+    make_study(tmp_path / "runs", seeds=2)
+    pack([tmp_path / "runs"], tmp_path / "mine.tar.xz")
+    comparison = compare(load_runs([tmp_path / "mine.tar.xz"])[0], Options())
+    write_report(comparison, tmp_path / "r")
+    page = Page((tmp_path / "r" / "report.html").read_text())
+    assert [link for link in page.links if not link.startswith("#")] == []
+
+
+PLACED = {"model.norm.placement": "before_activation"}
+
+
+def make_placements(root: Path, seeds: int, gain: float) -> Comparison:
+    """None, after and before, which is so much better than after."""
+    levels = ((NONE, 0.60), (LONG, 0.70), (PLACED, 0.70 + gain))
+    for place, (sets, level) in enumerate(levels, start=1):
+        for seed in range(seeds):
+            made = level + 0.001 * place * (seed * 7 % 5)
+            make_run(root, seed=seed, sets={**sets, "name": "placed"}, accuracy=made)
+    return compared(root / "placed")
+
+
+def test_before_against_after_is_in_the_headline_and_called_exploratory(tmp_path: Path) -> None:
+    comparison = make_placements(tmp_path, seeds=8, gain=0.02)
+    [lead] = [b.text for b in answer(comparison).blocks if isinstance(b, Text) and b.kind == "lead"]
+    assert re.search(
+        r"Before or after\? batch-before_activation against batch-after_activation: \+2\.\d\d pp "
+        r"\(simultaneous limits \+\d\.\d\d to \+\d\.\d\d, exploratory\), higher\.$",
+        lead,
+    )
+    [table] = [block for block in pairs(comparison).blocks if isinstance(block, Table)]
+    assert len(table.rows) == 3
+    assert "exploratory" in table.title
+
+
+def test_limits_of_pairs_are_bonferroni_s_and_agree_with_what_is_said(tmp_path: Path) -> None:
+    view = make_placements(tmp_path, seeds=7, gain=-0.002).views[0]
+    assert len(view.pairs) == 3
+    for pair in view.pairs:
+        assert pair.simultaneous is not None
+        assert pair.interval is not None
+        assert pair.simultaneous.level == pytest.approx(1 - 0.05 / 3)
+        assert pair.simultaneous.low < pair.interval.low
+        assert pair.simultaneous.high > pair.interval.high
+        if pair.verdict in ("higher", "lower"):
+            assert not pair.simultaneous.low <= 0 <= pair.simultaneous.high
+    assert {pair.verdict for pair in view.pairs} == {"higher", "undecided"}
+    assert len(view.effects) == 2  # which are judged without the pairs
+
+
+def test_terms_lead_to_their_explanations(written: Written, page: Page) -> None:
+    explained = {link for link in page.links if link.startswith("#term-")}
+    assert {"#term-pp", "#term-seed", "#term-limits", "#term-paired"} <= explained
+    assert {link[1:] for link in explained} <= set(page.ids)
+    assert "- pp: percentage points" in (written.folder / "report.md").read_text()
 
 
 def test_names_are_escaped_in_page_and_markdown(tmp_path: Path) -> None:

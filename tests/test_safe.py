@@ -1,12 +1,14 @@
 """Names and words of someone else's runs reach every output as text, and as nothing else."""
 
 import csv
+import html
 import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -24,8 +26,9 @@ from bnlab.report.blocks import Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.events import write_events
 from bnlab.report.page import render_html, render_markdown
 from bnlab.report.plots.canvas import make_axes, svg
-from bnlab.report.safe import cell, folder_name, identifier, markdown
+from bnlab.report.safe import cell, folder_name, identifier, markdown, plain
 from bnlab.report.terminal import print_sections, stdout_console
+from bnlab.report.terms import Explainer
 
 MARKUP = '"><img src=x onerror=alert(1)>'
 ATTACKS = (
@@ -141,6 +144,30 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(start: str) -> None:
     assert cell("-1.5e-3") == "-1.5e-3"
     assert cell(-1.5) == -1.5
     assert cell("arm") == "arm"
+
+
+@given(st.text())
+def test_a_term_is_explained_in_any_text_without_changing_it(text: str) -> None:
+    marked = str(Explainer().explain(f"{text} pp {text}"))
+    without = re.sub(r'<a class="term" href="#term-[a-z-]+">|</a>', "", marked)
+    assert html.unescape(without) == plain(f"{text} pp {text}")
+    assert not re.search("[<>]", without)
+
+
+@pytest.mark.parametrize("attack", ["javascript:alert(1)", '"><script>a b#c?d'])
+def test_a_folder_s_name_makes_no_link_but_to_itself(attack: str, tmp_path: Path) -> None:
+    for seed, norm in ((0, "batch"), (1, "batch"), (0, "none"), (1, "none")):
+        make_run(tmp_path, seed=seed, sets={"name": "study", "model.norm.name": norm})
+    (tmp_path / "study").rename(tmp_path / attack)
+    runs, remarks = load_runs([tmp_path])
+    write_report(compare(runs, Options(), remarks), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<script") == 1
+    links = set(re.findall(r'href="([^#"][^"]*)"', text))
+    assert len(links) == 4
+    for link in links:
+        assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", link)
+        assert (tmp_path / unquote(link)).is_dir()
 
 
 @given(st.text(), st.text())

@@ -24,6 +24,7 @@ from bnlab.analysis.provenance import caveats, gather_facts, refuse_mixed, show_
 from bnlab.analysis.results import (
     ALPHA,
     LEVEL,
+    MOST_PAIRED,
     Answer,
     Arm,
     Arrival,
@@ -49,6 +50,7 @@ from bnlab.records import Remark
 __all__ = [
     "ALPHA",
     "LEVEL",
+    "MOST_PAIRED",
     "Answer",
     "Arm",
     "Arrival",

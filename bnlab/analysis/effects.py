@@ -11,6 +11,7 @@ from bnlab.analysis.results import ALPHA, LEVEL, Answer, Arm, Effect, Metric, sc
 from bnlab.analysis.runs import Run
 from bnlab.analysis.stats import (
     Interval,
+    at_level,
     fisher_p,
     holm,
     mean_interval,
@@ -189,12 +190,12 @@ def judge_table(effects: Sequence[Effect]) -> list[Effect]:
     """
     tested = [effect for effect in effects if effect.p is not None]
     adjusted = dict(
-        zip((e.arm for e in tested), holm([e.p for e in tested if e.p is not None]), strict=True)
+        zip(map(_sides, tested), holm([e.p for e in tested if e.p is not None]), strict=True)
     )
     margins = [e for e in tested if e.equivalence]
     equivalent = dict(
         zip(
-            (e.arm for e in margins),
+            map(_sides, margins),
             holm([e.equivalence.p for e in margins if e.equivalence]),
             strict=True,
         )
@@ -205,13 +206,37 @@ def judge_table(effects: Sequence[Effect]) -> list[Effect]:
         judged.append(
             replace(
                 effect,
-                p_holm=adjusted.get(effect.arm),
-                p_equivalence_holm=equivalent.get(effect.arm),
+                p_holm=adjusted.get(_sides(effect)),
+                p_equivalence_holm=equivalent.get(_sides(effect)),
                 verdict_n=least,
                 required_n=max(least, effect.required_n) if effect.required_n else None,
             )
         )
     return [replace(effect, verdict=_verdict(effect, len(effects))) for effect in judged]
+
+
+def judge_pairs(pairs: Sequence[Effect]) -> list[Effect]:
+    """All pairs of arms, adjusted over all of them, with limits that hold for all at once.
+
+    Bonferroni's limits, each at the level 1 - .05 / m: they hold however the pairs depend on one
+    another, whether these are paired by seed or not. `higher` and `lower` ask that these limits,
+    too, exclude zero.
+    """
+    tested = sum(pair.interval is not None for pair in pairs)
+    judged = []
+    for pair in judge_table(pairs):
+        if pair.interval is not None:
+            limits = at_level(pair.interval, 1 - ALPHA / tested)
+            open_one = pair.verdict in ("higher", "lower") and limits.low <= 0 <= limits.high
+            verdict: Answer = "undecided" if open_one else pair.verdict
+            judged.append(replace(pair, simultaneous=limits, verdict=verdict))
+        else:
+            judged.append(pair)
+    return judged
+
+
+def _sides(effect: Effect) -> tuple[str, str]:
+    return effect.arm, effect.baseline
 
 
 def _verdict_n(method: str, effects: int) -> int:

@@ -17,6 +17,9 @@ from bnlab.records import Remark
 ALPHA = 0.05
 LEVEL = 1 - ALPHA
 
+MOST_PAIRED = 15
+"""Most arms of which all pairs are compared: 105 pairs."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -98,6 +101,7 @@ class Result:
         sd: Standard deviation over seeds; None for a single one.
         interval: Student's 95 % interval of the mean; None for a single seed.
         survivors_mean: Mean over the runs that did not diverge: conditional on not diverging.
+        runs: By seed, the path of the run that scored.
     """
 
     arm: str
@@ -108,6 +112,7 @@ class Result:
     sd: float | None
     interval: Interval | None
     survivors_mean: float | None
+    runs: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -148,6 +153,8 @@ class Effect:
         verdict: What may be said.
         verdict_n: Seeds an arm below which no verdict is possible in this table.
         barred: Why there is none however many seeds there are, or "".
+        simultaneous: Of all pairs: limits that hold for every pair of the table at once, with a
+            chance of 95 % (Bonferroni); wider than `interval`.
     """
 
     arm: str
@@ -172,6 +179,7 @@ class Effect:
     verdict: Answer = "no verdict"
     verdict_n: int = 0
     barred: str = ""
+    simultaneous: Interval | None = None
 
     @property
     def n(self) -> int:
@@ -191,6 +199,8 @@ class View:
         metric: What is compared; tuning runs are on validation images where the others are not.
         results: One an arm, baseline first.
         effects: One an arm but the baseline.
+        pairs: Every arm less every arm before it, adjusted over all of them, exploratory; nothing
+            with fewer than three arms, or more than `MOST_PAIRED`.
     """
 
     key: Literal["only", "best", "each", "same"]
@@ -199,6 +209,7 @@ class View:
     metric: Metric
     results: tuple[Result, ...]
     effects: tuple[Effect, ...]
+    pairs: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ import numpy as np
 
 from bnlab.analysis.arms import runs_at, settings_of
 from bnlab.analysis.choose import Point, choose
-from bnlab.analysis.effects import judge_table, make_effect
+from bnlab.analysis.effects import judge_pairs, judge_table, make_effect
 from bnlab.analysis.own_best import Own, show_own
 from bnlab.analysis.results import (
     LEVEL,
+    MOST_PAIRED,
     Arm,
+    Effect,
     Metric,
     Response,
     Result,
@@ -43,6 +45,7 @@ def make_result(arm: str, setting: float | None, runs: Sequence[Run], metric: Me
         sd=float(np.std(values, ddof=1)) if several else None,
         interval=mean_interval(values, LEVEL) if several else None,
         survivors_mean=float(np.mean(survivors)) if survivors else None,
+        runs={run.seed: run.path for run in runs if run.seed in scored},
     )
 
 
@@ -231,15 +234,17 @@ def _make_view(
     chosen_once: Collection[str] = (),
 ) -> View:
     results = tuple(make_result(arm.name, setting, runs, metric) for arm, setting, runs in cells)
-    base = cells[0]
-    effects = [
-        make_effect(arm, runs, base[0], base[2], metric, margin, (setting, base[1]))
-        for arm, setting, runs in cells[1:]
-    ]
-    effects = [
-        replace(effect, barred=CHOSEN_ONCE)
-        if {effect.arm, base[0].name} & {*chosen_once}
-        else effect
-        for effect in effects
-    ]
-    return View(key, title, notes, metric, results, tuple(judge_table(effects)))
+
+    def made(treated: int, control: int) -> Effect:
+        (arm, setting, runs), (base, base_setting, base_runs) = cells[treated], cells[control]
+        settings = setting, base_setting
+        effect = make_effect(arm, runs, base, base_runs, metric, margin, settings)
+        once = {arm.name, base.name} & {*chosen_once}
+        return replace(effect, barred=CHOSEN_ONCE) if once else effect
+
+    effects = [made(place, 0) for place in range(1, len(cells))]
+    pairs: list[Effect] = []
+    if 2 < len(cells) <= MOST_PAIRED:
+        others = [made(a, b) for a in range(2, len(cells)) for b in range(1, a)]
+        pairs = judge_pairs([*effects, *others])
+    return View(key, title, notes, metric, results, tuple(judge_table(effects)), tuple(pairs))

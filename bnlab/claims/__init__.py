@@ -9,6 +9,7 @@ from bnlab.claims._anchors import ANCHORS, Anchor, Held, hold
 from bnlab.claims._base import (
     CLAIMS,
     Claim,
+    Label,
     Verdict,
     best_lrs,
     divergences,
@@ -77,6 +78,7 @@ __all__ = [
     "Finding",
     "Gathered",
     "Held",
+    "Label",
     "Line",
     "Network",
     "Unit",

@@ -143,6 +143,7 @@ class Gathered:
         own: By arm and final seed, what that seed chose, where each seed tunes for itself.
         stuck: Arms that are then not trained, as their best lies at the edge of the grid.
         failed: Arms all of whose tuning runs diverged.
+        final: By arm and seed, the finished final runs.
     """
 
     preset: str
@@ -159,6 +160,7 @@ class Gathered:
     failed: tuple[str, ...] = ()
     network: Network = OWN
     void: str = ""
+    final: Mapping[str, Mapping[int, Run]] = field(default_factory=dict)
 
     def own_lrs(self, arm: str) -> dict[int, float]:
         """The learning rate that each final seed chose; nothing where one stands for all."""
@@ -204,6 +206,7 @@ def gather(
         tuple(arm for arm, one in pilots.items() if cells.failed(arm, one)),
         network,
         void,
+        {arm: cells.final(arm, points) for arm, points in best.items()},
     )
 
 

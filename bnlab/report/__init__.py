@@ -72,16 +72,17 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     Raises:
         StorageError: If the folder cannot be written.
     """
-    from bnlab.report.page import render_html, render_markdown
+    from bnlab.report.page import linked, render_html, render_markdown
     from bnlab.report.plots.canvas import svg
     from bnlab.report.sections import SECTIONS
 
     sections = [made for make in SECTIONS if (made := make(comparison)).blocks]
     plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
-    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption) for plot in plots}
+    links = linked(comparison.runs, folder)
+    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption, links) for plot in plots}
     heading = title(comparison)
     files = {
-        "report.html": render_html(heading, sections, drawings),
+        "report.html": render_html(heading, sections, drawings, links=links),
         "report.md": render_markdown(heading, sections),
         "report.json": to_json(comparison),
         "runs.csv": runs_csv(comparison),

@@ -17,11 +17,11 @@ class Text:
 
     Attributes:
         text: Plain text.
-        kind: `plain`, `note` (small print) or `warning`.
+        kind: `plain`, `lead` (the answer), `note` (small print) or `warning`.
     """
 
     text: str
-    kind: Literal["plain", "note", "warning"] = "plain"
+    kind: Literal["plain", "lead", "note", "warning"] = "plain"
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,35 @@ class Column:
         name: Heading.
         numeric: Whether it is aligned to the right.
         detail: Whether a narrow terminal leaves it out.
+        badge: Whether its cells are verdicts, which a page colors.
     """
 
     name: str
     numeric: bool = True
     detail: bool = False
+    badge: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings."""
+    """Rows of text under headings.
+
+    Attributes:
+        title: Above it.
+        columns: Headings.
+        rows: Cells, as text.
+        notes: Below it.
+        links: Where the first cell of each row leads on a page: to the section `#key`, or to the
+            folder of the run of this path; nothing for "".
+        folded: Whether a page opens it on being asked.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)

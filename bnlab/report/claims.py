@@ -13,6 +13,7 @@ from bnlab.claims import (
     MIN_N,
     ROOM,
     Finding,
+    Label,
     as_data,
     quoted,
     show_effect,
@@ -41,11 +42,78 @@ def terminal_sections(findings: Sequence[Finding]) -> list[Section]:
 
 
 def page_sections(findings: Sequence[Finding]) -> list[Section]:
-    """The same with every number, one section a claim."""
+    """The answer with a picture of all, then every number, one section a claim.
+
+    Claims that were tested come first.
+    """
+    ordered = sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict.label))
     return [
-        Section("claims", f"Verdicts{_on(findings)}", (_overview(findings),)),
-        *(Section(f.claim.name, f.claim.name, _page(f)) for f in findings),
+        _answer(ordered),
+        Section("claims", f"Every claim{_on(findings)}", (_overview(ordered),)),
+        *(Section(f.claim.name, f.claim.name, _page(f)) for f in ordered),
     ]
+
+
+VERDICTS: tuple[Label, ...] = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT TESTED")
+
+FEW = 6
+"""Beyond so many claims a list of verdicts stands beside the picture."""
+
+PLACEMENT = "placement"
+"""The claim that people come for: before the activation, or after it?"""
+
+
+def _answer(findings: Sequence[Finding]) -> Section:
+    """What came out of all claims, in a sentence and a picture."""
+    counts = Counter(finding.verdict.label for finding in findings)
+    told = [f"{counts[label]} {label}" for label in VERDICTS if counts[label]]
+    lead = (
+        f"Of {len(findings)} claims about batch normalization{_on(findings)}, "
+        f"{', '.join(told[:-1])}{' and ' * (len(told) > 1)}{told[-1]}."
+        if told
+        else "There is no claim to judge."
+    )
+    lead += "".join(
+        f" Before or after the activation? “{one.claim.statement}” {_verdict(one)}: "
+        f"{one.verdict.why}."
+        for one in findings
+        if one.claim.name == PLACEMENT and one.verdict.label != "NOT TESTED"
+    )
+    blocks: list[Block] = [Text(lead, "lead")]
+    untested = [finding.claim.name for finding in findings if finding.contrast is None]
+    if untested:
+        blocks.append(Text(f"Not in the picture, as runs are missing: {', '.join(untested)}."))
+    drawn = [finding for finding in findings if finding.contrast is not None]
+    if len(drawn) > FEW:
+        columns = (Column("claim", numeric=False), Column("verdict", numeric=False, badge=True))
+        rows = tuple((one.claim.name, _verdict(one)) for one in drawn)
+        links = tuple(f"#{one.claim.name}" for one in drawn)
+        blocks.append(Table("", columns, rows, links=links))
+    if drawn:
+
+        def forest() -> "Figure":
+            from bnlab.report.plots.claims import draw_all
+
+            return draw_all(drawn)
+
+        blocks.append(Plot("all-claims", _all_caption(drawn), forest))
+    return Section("answer", "The answer", tuple(blocks))
+
+
+def _all_caption(findings: Sequence[Finding]) -> str:
+    """Says what `draw_all` draws, and of that all."""
+    levels = {LIMITS if finding.verdict.interval else PLAIN for finding in findings}
+    parts = [
+        f"Each claim's effect with {' or '.join(sorted(levels, reverse=True))}",
+        "in multiples of its own smallest effect of interest (dashed, at 1), as units differ",
+        "beyond 1 the axis grows denser, so that all fit",
+        "right of 0 favors a claim",
+    ]
+    if any(finding.claim.bounded for finding in findings):
+        parts[-1] += ", or left of 1 where its row says “at most”"
+    if any(finding.verdict.label == "NOT TESTED" for finding in findings):
+        parts.append("hollow, measured but not judged")
+    return f"{'; '.join(parts)}."
 
 
 def _on(findings: Sequence[Finding]) -> str:
@@ -60,15 +128,16 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
     Raises:
         StorageError: If the folder cannot be written.
     """
-    from bnlab.report.page import render_html, render_markdown
+    from bnlab.report.page import linked, render_html, render_markdown
     from bnlab.report.plots.canvas import svg
 
     sections = page_sections(findings)
     plots = [block for section in sections for block in section.blocks if isinstance(block, Plot)]
-    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption) for plot in plots}
+    links = linked((run for finding in findings for run in finding.gathered.runs), folder)
+    drawings = {plot.name: svg(plot.name, plot.draw, plot.caption, links) for plot in plots}
     beside = "claims.md, claims.json (every number) and the figures as SVG"
     files = {
-        "claims.html": render_html(TITLE, sections, drawings, beside),
+        "claims.html": render_html(TITLE, sections, drawings, beside, links),
         **{f"{name}.svg": drawing for name, drawing in drawings.items()},
         "claims.md": render_markdown(TITLE, sections),
         "claims.json": shown_json(json.dumps(as_data(list(findings)), indent=2, allow_nan=False))
@@ -88,7 +157,7 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
 def _overview(findings: Sequence[Finding]) -> Table:
     columns = (
         Column("claim", numeric=False),
-        Column("verdict", numeric=False),
+        Column("verdict", numeric=False, badge=True),
         Column("effect"),
         Column(LIMITS),
         Column(PLAIN),
@@ -116,7 +185,8 @@ def _overview(findings: Sequence[Finding]) -> Table:
         ),
         f"a verdict needs {MIN_N} seeds; n leaves out those on which a run diverged",
     )
-    return Table("", columns, tuple(rows), notes)
+    links = tuple(f"#{finding.claim.name}" for finding in findings)
+    return Table("", columns, tuple(rows), notes, links)
 
 
 def _verdict(finding: Finding) -> str:
@@ -207,12 +277,12 @@ def _plots(finding: Finding) -> list[Plot]:
     claim, contrast, evidence = finding.claim, finding.contrast, finding.gathered.evidence
     if contrast is None or evidence is None:
         return []
-    limits, smallest = finding.verdict.interval or contrast.interval, finding.smallest_effect
+    smallest = finding.smallest_effect
 
     def effect() -> "Figure":
         from bnlab.report.plots.claims import draw_effect
 
-        return draw_effect(claim, contrast, limits, smallest)
+        return draw_effect(finding)
 
     def sweep() -> "Figure":
         from bnlab.report.plots.claims import draw_sweep
@@ -233,13 +303,36 @@ def _plots(finding: Finding) -> list[Plot]:
         f"Effect on every seed ({seeds}), {middle} and {level}; dashed, the "
         f"{'most that counts as none' if claim.bounded else 'smallest of interest'}, {least}."
     )
-    plots = [Plot(f"{claim.name}-effect", caption, effect)]
+    plots = [Plot(f"{claim.name}-effect", caption, effect), *_strip(finding)]
     if contrast.chart is not None:
         plots.append(Plot(f"{claim.name}-chart", contrast.chart.caption, chart))
     if evidence.sweep:
-        caption = "Validation accuracy over learning rates, mean over the tuning seeds."
+        caption = (
+            "Validation accuracy over learning rates: small dots are the tuning seeds, the line "
+            "joins their means"
+        )
+        if any(bad.any() for bad in evidence.sweep_diverged.values()):
+            caption += "; × is a run that diverged, at the value of guessing"  # noqa: RUF001 - the marker
+        caption += "."
         plots.append(Plot(f"{claim.name}-lr", caption, sweep))
     return plots
+
+
+def _strip(finding: Finding) -> list[Plot]:
+    """Every final run of every arm, with those that diverged."""
+    evidence = finding.gathered.evidence
+    if evidence is None or not evidence.best:
+        return []
+
+    def strip() -> "Figure":
+        from bnlab.report.plots.claims import draw_final_runs
+
+        return draw_final_runs(finding)
+
+    failed = any(bad.any() for bad in evidence.diverged.values())
+    caption = "Test accuracy of every final run of every arm, a dot at its value"
+    caption += ", or × if it diverged, which then is that of guessing" * failed  # noqa: RUF001 - the marker
+    return [Plot(f"{finding.claim.name}-runs", f"{caption}; the bar is the mean of all.", strip)]
 
 
 def _arms(finding: Finding) -> Table:

@@ -75,7 +75,7 @@ def print_markdown(page: str) -> None:
 
 def _print(block: Block, console: Console) -> None:
     if isinstance(block, Text):
-        style = {"plain": "", "note": "dim", "warning": "bold yellow"}[block.kind]
+        style = {"plain": "", "lead": "", "note": "dim", "warning": "bold yellow"}[block.kind]
         console.print(RichText(plain(block.text), style=style))
     elif isinstance(block, Bullets):
         for item in block.items:

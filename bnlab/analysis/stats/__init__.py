@@ -21,6 +21,7 @@ from bnlab.analysis.stats.exact import (
 )
 from bnlab.analysis.stats.intervals import (
     Interval,
+    at_level,
     mean_interval,
     paired_correlation,
     paired_interval,
@@ -42,6 +43,7 @@ __all__ = [
     "MedianEffect",
     "Speedup",
     "TimeToTarget",
+    "at_level",
     "censored_median",
     "decide",
     "fisher_p",

@@ -143,6 +143,17 @@ def t_interval(estimate: float, standard_error: float, df: float, n: int, level:
     return Interval(estimate, estimate - half, estimate + half, level, n, df, standard_error)
 
 
+def at_level(interval: Interval, level: float) -> Interval:
+    """The same estimate with limits of another level.
+
+    Raises:
+        ValueError: If the interval was not made with Student's t.
+    """
+    if interval.df is None or interval.standard_error is None:
+        raise ValueError("only an interval made with Student's t has limits of another level")
+    return t_interval(interval.estimate, interval.standard_error, interval.df, interval.n, level)
+
+
 def _moments(sample: Array) -> tuple[float, float]:
     """Mean and unbiased variance; the variance of equal values is zero, with no rounding error."""
     offsets = sample - sample[0]

@@ -1,15 +1,24 @@
-"""What all figures share: the sheet they are drawn on, the look of an arm, and SVG as text."""
+"""What all figures share: the sheet they are drawn on, the look of an arm, and SVG as text.
+
+Two things survive into the SVG for the page to work with: marks, which say on being pointed at what
+they are and lead to their run, and arms, each a group of its own.
+"""
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from markupsafe import escape
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from bnlab.report.safe import plain
 
@@ -52,13 +61,57 @@ _CSS = (
 )
 
 
-def svg(name: str, draw: Any, alt: str) -> str:
+@dataclass(frozen=True)
+class Mark:
+    """What a dot says of itself.
+
+    Attributes:
+        tip: In words: arm, seed, value, run.
+        run: Path of the run behind it, or "".
+    """
+
+    tip: str
+    run: str = ""
+
+
+class Sheet(Figure):
+    """A figure that knows its arms and its marks."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.arms: dict[str, str] = {}
+        self.marks: list[Mark] = []
+
+
+def of_arm(axes: Axes, arm: str, color: str, *artists: Artist) -> None:
+    """Say whose these are, so that a page can show and hide them."""
+    sheet = axes.figure
+    assert isinstance(sheet, Sheet)
+    place = [*sheet.arms].index(arm) if arm in sheet.arms else len(sheet.arms)
+    sheet.arms.setdefault(arm, color)
+    for artist in artists:
+        artist.set_gid(f"arm{place}")
+
+
+def draw_marks(axes: Axes, x: Any, y: Any, marks: Sequence[Mark], **look: Any) -> Artist:
+    """Dots with something to say; none is left out or cut off at the edge."""
+    sheet = axes.figure
+    assert isinstance(sheet, Sheet)
+    start = len(sheet.marks)
+    sheet.marks.extend(marks)
+    drawn = axes.scatter(x, y, clip_on=False, **look)
+    drawn.set_urls([f"mark-{start + place}" for place in range(len(marks))])
+    return drawn
+
+
+def svg(name: str, draw: Any, alt: str, links: Mapping[str, str] | None = None) -> str:
     """One figure as an SVG element; the same bytes every time.
 
     Args:
         name: Makes the ids in it unique on a page.
         draw: Gives the figure.
         alt: What it shows, for readers who do not see it.
+        links: By the path of a run, where its folder is as seen from the page.
     """
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         file = io.StringIO()
@@ -70,11 +123,31 @@ def svg(name: str, draw: Any, alt: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"'?DejaVu Sans'?(, [^;\"]*)?", "system-ui, sans-serif", text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
+    if isinstance(figure, Sheet):
+        text = _with_marks(text, figure, links or {})
     # Ids without a hash (figure_1, axes_1) are the same in every figure of a page.
     text = re.sub(r'(?<=<g id=")', f"{name}-", text)
     label = escape(plain(alt))
     text = text.replace("<svg", f'<svg class="plot" role="img" aria-label="{label}"', 1)
     return text.replace(">", f">{_CSS}", 1)
+
+
+def _with_marks(text: str, sheet: Sheet, links: Mapping[str, str]) -> str:
+    """Marks that say what they are, and arms that can be told apart, in place of bare groups."""
+    arms = [
+        f'<g class="arm" data-arm="{escape(plain(arm))}" data-color="{color}"'
+        for arm, color in sheet.arms.items()
+    ]
+
+    def mark(found: re.Match[str]) -> str:
+        one = sheet.marks[int(found[1])]
+        there = links.get(one.run)
+        href = f' href="{escape(there)}" tabindex="-1"' if there else ""
+        return f'<a class="mark"{href}><title>{escape(plain(one.tip))}</title>'
+
+    text = re.sub(r'<g id="arm(\d+)"', lambda found: arms[int(found[1])], text)
+    return re.sub(r'<a xlink:href="mark-(\d+)"[^>]*>', mark, text)
 
 
 def _hold_text_to_itself(figure: Figure) -> None:
@@ -94,7 +167,7 @@ def _hold_text_to_itself(figure: Figure) -> None:
 
 def make_axes(
     height: float, left: float = 0.56, legend: Sequence[str] = (), ticks: float = 0.0
-) -> tuple[Figure, Axes]:
+) -> tuple[Sheet, Axes]:
     """A figure with one plot, `height` inches high, above room for a legend of these names.
 
     `ticks` are further inches for labels that are turned.
@@ -106,7 +179,7 @@ def make_axes(
     )
     above = 0.24 if legend else 0.05
     total = height + below + above
-    figure = Figure(figsize=(WIDTH, total))
+    figure = Sheet(figsize=(WIDTH, total))
     width = WIDTH - left - 0.14
     return figure, figure.add_axes(
         (left / WIDTH, below / total, width / WIDTH, height / total)
@@ -135,3 +208,77 @@ def add_legend(figure: Figure, axes: Axes) -> None:
         handles, names, loc="lower left", bbox_to_anchor=(0.0, 0.0), borderaxespad=0.0,
         ncols=_legend_columns(names), handlelength=3.2, labelspacing=0.4,
     )  # fmt: skip
+
+
+def tick_at(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks of the horizontal axis at the values that were tried, and at no others."""
+    labels = [f"{value:g}" for value in values]
+    axes.set_xticks(values, labels)
+    axes.minorticks_off()
+    if sum(map(len, labels)) > MOST_LETTERS:
+        axes.tick_params(axis="x", labelsize=7, rotation=45)
+
+
+MOST_LETTERS = 34
+"""Letters of ticks that fit side by side below a plot."""
+
+SPREAD = 3.0
+"""An empty stretch this many times as long as all that lies beyond it is cut out of an axis."""
+
+
+def cut(axes: Axes, axis: str, values: Sequence[float], apart: Sequence[float]) -> bool:
+    """Keep values far from all others on the axis, and cut the empty stretch before them.
+
+    Runs that guess would press the differences between those that learn into a tenth of a plot.
+    Every value stays where the axis says that it is; the ticks on either side of the cut tell.
+
+    Args:
+        axes: Where.
+        axis: `x` or `y`.
+        values: What the plot is about.
+        apart: Values, all on one side of these, that may lie far off.
+
+    Returns:
+        Whether the axis is cut.
+    """
+    if not len(values) or not len(apart):
+        return False
+    low, high = min(values), max(values)
+    width = (high - low) or 0.05 * abs(high) or 1.0
+    below = max(apart) < low
+    gap = low - max(apart) if below else min(apart) - high
+    if gap < SPREAD * width:
+        return False
+    start, end = (max(apart), low) if below else (high, min(apart))
+    start, end = start + 0.12 * width, end - 0.12 * width
+    shrunk = 0.12 * width
+
+    longer = (end - start) / shrunk
+
+    def there(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = (np.clip(at, start, end) - start) / longer
+        drawn: NDArray[np.float64] = np.minimum(at - start, 0) + inside + np.maximum(at - end, 0)
+        return drawn
+
+    def back(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        inside = start + np.clip(drawn, 0, shrunk) * longer
+        at: NDArray[np.float64] = np.minimum(drawn, 0) + inside + np.maximum(drawn - shrunk, 0)
+        return at
+
+    own = axes.xaxis if axis == "x" else axes.yaxis
+    (axes.set_xscale if axis == "x" else axes.set_yscale)("function", functions=(there, back))
+    chosen = MaxNLocator(5).tick_values(low, high)
+    kept = [tick for tick in chosen if (tick > end if below else tick < start)]
+    own.set_major_locator(FixedLocator(sorted({*kept, *map(float, apart)})))
+    own.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    (axes.axvspan if axis == "x" else axes.axhspan)(
+        start, end, facecolor="none", edgecolor=INK, alpha=0.3, hatch="////", linewidth=0
+    )
+    middle = back(np.array([shrunk / 2]))[0]
+    words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5}
+    if axis == "x":
+        across = axes.get_xaxis_transform()
+        axes.text(middle, 0.5, "axis cut", transform=across, rotation=90, **words)
+    else:
+        axes.text(0.5, middle, "axis cut", transform=axes.get_yaxis_transform(), **words)
+    return True

@@ -1,30 +1,166 @@
 """The figures of a claim's page."""
 
 import math
+from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from bnlab.analysis.stats import Interval, mean_interval
-from bnlab.claims import Chart, Claim, Contrast, Evidence
-from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
+from bnlab.analysis.stats import mean_interval
+from bnlab.claims import Chart, Evidence, Finding, show_limits
+from bnlab.report.plots.canvas import (
+    COLORS,
+    INK,
+    Mark,
+    add_legend,
+    cut,
+    draw_marks,
+    look_at,
+    make_axes,
+    of_arm,
+    tick_at,
+)
+from bnlab.report.plots.rows import (
+    Strip,
+    bare_rows,
+    draw_runs,
+    draw_strips,
+    row_label,
+    rows_height,
+)
+
+VERDICT_LOOKS = {
+    "SUPPORTED": {"color": COLORS[3], "marker": "D"},
+    "REFUTED": {"color": COLORS[2], "marker": "s"},
+    "INCONCLUSIVE": {"color": COLORS[1], "marker": "o"},
+    "NOT TESTED": {"color": COLORS[0], "marker": "o", "facecolors": "none"},
+}
+
+TICKS = (0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
-def draw_effect(claim: Claim, contrast: Contrast, limits: Interval, smallest: float) -> Figure:
+def draw_all(findings: Sequence[Finding]) -> Figure:
+    """The effects of all claims in multiples of their smallest effects of interest.
+
+    Args:
+        findings: Those that have measured something.
+    """
+    rows = [row for finding in findings for row in rows_of(finding)]
+    figure, axes = make_axes(rows_height(len(rows), 0.4), left=0.06)
+    known = [1.0, *(x for *_, ratios in rows for x in ratios if math.isfinite(x))]
+    reach = 1.6 * max(map(abs, known))
+    for at, dashes in ((0.0, "-"), (1.0, "--")):
+        axes.vlines(
+            np.full(len(rows), at), np.arange(len(rows)) - 0.16, np.arange(len(rows)) + 0.34,
+            color=INK if at == 0 else COLORS[2], linewidth=1.0, linestyle=dashes,
+        )  # fmt: skip
+    for row, (verdict, words, tip, ratios) in enumerate(rows):
+        look = VERDICT_LOOKS[verdict]
+        low, middle, high = (min(max(x, -reach), reach) for x in ratios)
+        axes.plot([low, high], [row, row], color=look["color"], linewidth=2)
+        for limit, end, marker in ((ratios[0], low, "<"), (ratios[2], high, ">")):
+            if math.isinf(limit):
+                axes.plot([end], [row], color=look["color"], marker=marker, markersize=6)
+        if math.isfinite(ratios[1]):
+            filled = {"color": look["color"]} if "facecolors" not in look else {
+                "edgecolors": look["color"], "facecolors": "none",
+            }  # fmt: skip
+            draw_marks(
+                axes, [middle], [row], [Mark(tip)], s=42, marker=look["marker"], zorder=3, **filled
+            )
+        row_label(axes, row, words, 7.5)
+    bare_rows(axes, len(rows))
+    axes.set_xscale("asinh", linear_width=1.0)
+    ticks = [0.0, *TICKS, *(-tick for tick in TICKS)]
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(FixedLocator(sorted(t for t in ticks if low <= t <= high)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("effect in smallest effects of interest")
+    return figure
+
+
+_Row = tuple[str, str, str, tuple[float, float, float]]
+
+
+def rows_of(finding: Finding) -> list[_Row]:
+    """Verdict, words, tip and limits as multiples: of a claim, or of each place it is asked in."""
+    claim, contrast, verdict = finding.claim, finding.contrast, finding.verdict
+    assert contrast is not None
+    sides = [(claim, contrast, verdict.interval or contrast.interval)]
+    if claim.again is not None and contrast.again is not None:
+        again = contrast.again
+        sides.append((claim.again, again, again.limits if verdict.interval else again.interval))
+    rows: list[_Row] = []
+    for one, measured, limits in sides:
+        smallest = one.smallest(finding.gathered.preset)
+        where = f" ({one.place})" if len(sides) > 1 else ""
+        bound = f" of at most {one.show(smallest).lstrip('+')}" if one.bounded else ""
+        words = f"{claim.name}{where}: {verdict.label}, {one.show(limits.estimate)}{bound}"
+        tip = (
+            f"{claim.name}{where}: {one.show(limits.estimate)}, {100 * limits.level:g} % limits "
+            f"{show_limits(limits, one.unit)}, smallest of interest {one.show(smallest)}, "
+            f"n {len(measured.differences)}"
+        )
+        ratios = limits.low / smallest, limits.estimate / smallest, limits.high / smallest
+        rows.append((verdict.label, words, tip, ratios))
+    return rows
+
+
+def draw_final_runs(finding: Finding) -> Figure:
+    """Every final run of every arm at its test accuracy."""
+    evidence, final = finding.gathered.evidence, finding.gathered.final
+    assert evidence is not None
+    strips = []
+    for place, (arm, scores) in enumerate(evidence.best.items()):
+        failed = evidence.diverged.get(arm, np.zeros(len(scores))) > 0
+        marks = [
+            Mark(
+                f"{arm}, seed {seed}: {100 * value:.2f} %{', diverged' * bool(bad)}; "
+                f"run {run.path}",
+                run.path,
+            )
+            for (seed, run), value, bad in zip(final[arm].items(), scores, failed, strict=True)
+        ]
+        label = f"{arm}: {100 * scores.mean():.2f}"
+        strips.append(
+            Strip(label, [100 * x for x in scores], [*map(bool, failed)], marks, look_at(place))
+        )
+    return draw_strips(strips, "test accuracy, %")
+
+
+def _seeds(finding: Finding) -> list[str]:
+    """The seeds behind the effect, in its order; unnamed where it is of something else."""
+    contrast = finding.contrast
+    assert contrast is not None
+    seeds = [f"seed {seed}" for seed in next(iter(finding.gathered.final.values()), {})]
+    failures, count = contrast.failures, len(contrast.differences)
+    if failures is not None and failures.set_apart:
+        seeds = [*compress(seeds[-len(failures.any) :], failures.any == 0)]
+    seeds = seeds[-count:]
+    return seeds if len(seeds) == count else ["one of them"] * count
+
+
+def draw_effect(finding: Finding) -> Figure:
     """A claim's effect on every seed, its mean and limits, against 0 and the smallest of interest.
 
     A seed that gives no more than a bound is a triangle that points to where its effect may lie.
-
-    Args:
-        claim: Whose effect.
-        contrast: Its seeds.
-        limits: Mean and limits to draw, at the claim's level where there is a verdict.
-        smallest: The smallest effect of interest.
+    Limits are at the claim's level where there is a verdict.
     """
+    claim, contrast, smallest = finding.claim, finding.contrast, finding.smallest_effect
+    assert contrast is not None
+    limits = finding.verdict.interval or contrast.interval
     scale, color = claim.scale, COLORS[1]
     figure, axes = make_axes(0.9, left=0.06)
     least, greatest = (bound * scale for bound in contrast.bounds)
     values = np.where(np.isfinite(least), least, greatest)
+    told = [
+        Mark(f"{seed}: {claim.show(value / scale)}")
+        for seed, value in zip(_seeds(finding), values, strict=True)
+    ]
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(smallest * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
@@ -33,9 +169,9 @@ def draw_effect(claim: Claim, contrast: Contrast, limits: Interval, smallest: fl
         (">", np.isfinite(least) & (greatest > least)),
         ("<", np.isneginf(least) & np.isfinite(greatest)),
     ):
-        axes.plot(
-            values[seeds], rows[seeds], linestyle="", marker=marker, markersize=4.5, color=color,
-            alpha=0.75, markeredgewidth=0,
+        draw_marks(
+            axes, values[seeds], rows[seeds], [*compress(told, seeds)], marker=marker, s=20,
+            color=color, alpha=0.75, linewidths=0,
         )  # fmt: skip
     lowest, middle, highest = (x * scale for x in (limits.low, limits.estimate, limits.high))
     known = [0, smallest * scale, lowest, middle, highest, *values]
@@ -64,14 +200,16 @@ def draw_chart(chart: Chart) -> Figure:
     for place, line in enumerate(chart.lines):
         look = look_at(place)
         means = chart.y_scale * line.values.mean(axis=0)
-        axes.plot(line.x, means, label=line.name, markersize=4.5, **look)
+        drawn = axes.plot(line.x, means, label=line.name, markersize=4.5, **look)
         if len(line.values) > 1:
             limits = [mean_interval(column * chart.y_scale) for column in line.values.T]
             low, high = [i.low for i in limits], [i.high for i in limits]
-            axes.fill_between(line.x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            drawn.append(
+                axes.fill_between(line.x, low, high, color=look["color"], alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+            )
+        of_arm(axes, line.name, look["color"], *drawn)
     axes.set_xscale("log")
-    axes.set_xticks(places, [f"{x:g}" for x in places])
-    axes.minorticks_off()
+    tick_at(axes, places)
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     add_legend(figure, axes)
@@ -79,12 +217,32 @@ def draw_chart(chart: Chart) -> Figure:
 
 
 def draw_sweep(evidence: Evidence) -> Figure:
-    """Mean validation accuracy of every arm over the learning rates tried."""
+    """Validation accuracy over the learning rates tried: every tuning seed, and each arm's mean."""
     figure, axes = make_axes(1.9, legend=list(evidence.sweep))
-    for place, (arm, scores) in enumerate(evidence.sweep.items()):
-        means = 100 * scores.mean(axis=0)
-        axes.plot(evidence.lrs, means, label=arm, markersize=4.5, **look_at(place))
     axes.set_xscale("log")
+    whole: list[float] = []
+    apart: list[float] = []
+    for place, (arm, scores) in enumerate(evidence.sweep.items()):
+        look = look_at(place)
+        diverged = evidence.sweep_diverged.get(arm, np.zeros_like(scores)) > 0
+        tried = np.argwhere(np.isfinite(scores))
+        x = [float(evidence.lrs[column]) for _, column in tried]
+        y = [float(100 * scores[row, column]) for row, column in tried]
+        failed = [bool(diverged[row, column]) for row, column in tried]
+        marks = [
+            Mark(f"{arm}, lr {lr:g}, tuning seed {row + 1}: {value:.2f} %{', diverged' * bad}")
+            for (row, _), lr, value, bad in zip(tried, x, y, failed, strict=True)
+        ]
+        drawn = draw_runs(axes, x, y, marks, failed, look, 7.0)
+        means = 100 * scores.mean(axis=0)
+        drawn += axes.plot(evidence.lrs, means, label=arm, markersize=4.5, **look)
+        of_arm(axes, arm, look["color"], *drawn)
+        for value, bad in zip(y, failed, strict=True):
+            (apart if bad else whole).append(value)
+        trained = np.isfinite(means) & ~diverged.all(axis=0)
+        whole += means[trained].tolist()
+    cut(axes, "y", whole, apart)
+    tick_at(axes, [*map(float, evidence.lrs)])
     axes.set_xlabel("learning rate")
     axes.set_ylabel("validation accuracy, %")
     add_legend(figure, axes)

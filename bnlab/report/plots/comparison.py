@@ -8,9 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bnlab.analysis import Comparison, Curve, View, make_metric
-from bnlab.report.numbers import column, difference, score
-from bnlab.report.plots.canvas import COLORS, INK, add_legend, look_at, make_axes
+from bnlab.analysis import Comparison, Curve, Effect, Metric, Result, View, make_metric
+from bnlab.analysis.stats import Interval
+from bnlab.report.numbers import (
+    at_setting,
+    column,
+    difference,
+    difference_interval,
+    number,
+    score,
+    seeds,
+    with_unit,
+)
+from bnlab.report.plots.canvas import (
+    COLORS,
+    INK,
+    Mark,
+    add_legend,
+    cut,
+    draw_marks,
+    look_at,
+    make_axes,
+    of_arm,
+    tick_at,
+)
+from bnlab.report.plots.rows import Strip, bare_rows, draw_runs, draw_strips, row_label, rows_height
 from bnlab.report.safe import tick
 
 LETTER = 0.065
@@ -25,27 +47,11 @@ def _look(comparison: Comparison, arm: str) -> dict[str, Any]:
     return look_at(place)
 
 
-def _rows(rows: int) -> float:
-    return 0.2 + 0.52 * rows
-
-
-def _row_label(axes: Axes, row: int, text: str) -> None:
-    axes.text(
-        0, row - 0.36, text, transform=axes.get_yaxis_transform(), fontsize=8.5, va="center"
-    )  # fmt: skip
-
-
-def _bare_rows(axes: Axes, rows: int) -> None:
-    axes.set_ylim(rows - 0.55, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-
-
-def draw_forest(comparison: Comparison, view: View) -> Figure:
-    """Effects with intervals, one row an arm."""
-    metric = view.metric
-    figure, axes = make_axes(_rows(len(view.effects)), left=0.06)
-    places = range(len(view.effects))
+def draw_forest(comparison: Comparison, view: View, pairs: Sequence[Effect] = ()) -> Figure:
+    """Effects with intervals, one row each; below them further pairs with simultaneous limits."""
+    metric, rows = view.metric, [*view.effects, *pairs]
+    figure, axes = make_axes(rows_height(len(rows)), left=0.06)
+    places = range(len(rows))
     # In pieces, so that it does not cross the labels.
     axes.vlines(
         np.zeros(len(places)), [row - 0.2 for row in places], [row + 0.3 for row in places],
@@ -54,117 +60,112 @@ def draw_forest(comparison: Comparison, view: View) -> Figure:
     if comparison.margin:
         reach = comparison.margin * metric.scale
         axes.axvspan(-reach, reach, color=COLORS[0], alpha=0.18, linewidth=0)
-    for row, effect in enumerate(view.effects):
-        look = _look(comparison, effect.arm)
+    for row, effect in enumerate(rows):
+        look, pair = _look(comparison, effect.arm), row >= len(view.effects)
+        interval = effect.simultaneous if pair else effect.interval
         middle = effect.estimate * metric.scale
-        if effect.interval:
-            limits = [effect.interval.low * metric.scale, effect.interval.high * metric.scale]
+        if interval:
+            limits = [interval.low * metric.scale, interval.high * metric.scale]
             axes.plot(limits, [row, row], color=look["color"], linewidth=2)
-        axes.plot([middle], [row], color=look["color"], marker=look["marker"], markersize=7)
-        verdict = effect.verdict if effect.interval else "no interval"
-        _row_label(axes, row, f"{effect.arm}: {difference(effect.estimate, metric)}, {verdict}")
-    _bare_rows(axes, len(view.effects))
+        name = f"{effect.arm} against {effect.baseline}" if pair else effect.arm
+        told = _effect_told(effect, interval, metric)
+        draw_marks(
+            axes, [middle], [row], [Mark(f"{effect.arm} against {effect.baseline}: {told}")],
+            s=49, color=look["color"], marker=look["marker"], zorder=3,
+        )  # fmt: skip
+        verdict = (effect.verdict if interval else "no interval") + " (exploratory)" * pair
+        row_label(axes, row, f"{name}: {difference(effect.estimate, metric)}, {verdict}")
+    bare_rows(axes, len(rows))
     unit = "percentage points of " if metric.unit else ""
-    axes.set_xlabel(f"difference from {comparison.baseline}, {unit}{metric.name}")
+    against = "difference" if pairs else f"difference from {comparison.baseline}"
+    axes.set_xlabel(f"{against}, {unit}{metric.name}")
     return figure
+
+
+def _effect_told(effect: Effect, interval: Interval | None, metric: Metric) -> str:
+    told = with_unit(difference(effect.estimate, metric), metric)
+    if interval:
+        told += f", {100 * interval.level:.3g} % limits {difference_interval(interval, metric)}"
+    return f"{told}, n {seeds(effect)}"
+
+
+def _runs(result: Result, comparison: Comparison, metric: Metric) -> list[Mark]:
+    """A mark for every run, in the order of its scores."""
+    unit = " %" if metric.unit else ""
+    return [
+        Mark(
+            f"{result.arm}{at_setting(result.setting, comparison.tuned)}, seed {seed}: "
+            f"{score(value, metric)}{unit}{', diverged' * (seed in result.diverged)}"
+            f"; run {result.runs.get(seed, '')}",
+            result.runs.get(seed, ""),
+        )
+        for seed, value in result.scores.items()
+    ]
 
 
 def draw_strip(comparison: Comparison, view: View) -> Figure:
-    """Every seed as a dot; runs that diverged as crosses at the left edge."""
+    """Every run as a dot at its score, and the means."""
     metric = view.metric
-    figure, axes = make_axes(_rows(len(view.results)), left=0.06)
-    kept = [
-        value * metric.scale
+    rows = [
+        Strip(
+            f"{result.arm}: {score(result.mean, metric)}",
+            [value * metric.scale for value in result.scores.values()],
+            [seed in result.diverged for seed in result.scores],
+            _runs(result, comparison, metric),
+            _look(comparison, result.arm),
+            scaled(result.interval, metric.scale) if not result.diverged else None,
+        )
         for result in view.results
-        for seed, value in result.scores.items()
-        if seed not in result.diverged
-    ] or [value * metric.scale for result in view.results for value in result.scores.values()]
-    limits = [
-        limit * metric.scale
-        for result in view.results
-        if result.interval and not result.diverged
-        for limit in (result.interval.low, result.interval.high)
     ]
-    low, high = min(kept + limits), max(kept + limits)
-    pad = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    left, right = low - pad * (2 if any(r.diverged for r in view.results) else 1), high + pad
-    for row, result in enumerate(view.results):
-        look = _look(comparison, result.arm)
-        whole = [v * metric.scale for s, v in result.scores.items() if s not in result.diverged]
-        offsets = 0.12 * ((np.arange(len(whole)) * 2) % 5 - 2) / 2
-        axes.plot(
-            whole, row + offsets, linestyle="", marker=look["marker"], markersize=4.5,
-            color=look["color"], alpha=0.75, markeredgewidth=0,
-        )  # fmt: skip
-        label = f"{result.arm}: {score(result.mean, metric)}"
-        if result.diverged:
-            count = len(result.diverged)
-            axes.plot(
-                left + pad * 0.5 + np.zeros(count), row + 0.12 * np.linspace(-1, 1, count),
-                linestyle="", marker="x", color=look["color"],
-            )  # fmt: skip
-            label += f" ({count} of {result.n} diverged, ×)"  # noqa: RUF001 - the marker
-        mean = result.mean * metric.scale
-        if left <= mean <= right:
-            axes.plot([mean, mean], [row - 0.17, row + 0.17], color=INK, linewidth=1.6)
-            if result.interval and not result.diverged:
-                ends = [result.interval.low * metric.scale, result.interval.high * metric.scale]
-                axes.plot(ends, [row, row], color=INK, linewidth=0.9)
-        _row_label(axes, row, label)
-    _bare_rows(axes, len(view.results))
-    axes.set_xlim(left, right)
-    axes.set_xlabel(column(metric))
-    return figure
+    return draw_strips(rows, column(metric))
+
+
+def scaled(interval: Interval | None, scale: float) -> tuple[float, float] | None:
+    """Limits in the unit of tables."""
+    return None if interval is None else (interval.low * scale, interval.high * scale)
 
 
 def draw_response(comparison: Comparison) -> Figure:
-    """The metric over the tuned key."""
+    """The metric over the tuned key: every run at its value, and the means of each arm."""
     names = [r.arm for r in comparison.responses]
     figure, axes = make_axes(2.1, legend=names)
-    scale = make_metric(comparison.responses[0].metric).scale
-    whole = [
-        point.mean * scale
-        for r in comparison.responses
-        for point in r.points
-        if not point.diverged and np.isfinite(point.mean)
-    ]
-    bottom = None
-    if whole:
-        # Diverged cells at chance would press all that matters into the upper tenth.
-        pad = 0.15 * (max(whole) - min(whole)) or 1.0
-        bottom = min(whole) - pad
+    metric = make_metric(comparison.responses[0].metric)
+    scale = metric.scale
+    keys = sorted({p.setting for r in comparison.responses for p in r.points if p.setting})
+    if all(p.setting is not None and p.setting > 0 for r in comparison.responses for p in r.points):
+        axes.set_xscale("log")
+    whole: list[float] = []
+    apart: list[float] = []
     for r in comparison.responses:
         look = _look(comparison, r.arm)
-        means = np.array([point.mean * scale for point in r.points])
-        lows = np.array([_low(point.interval, point.mean) * scale for point in r.points])
-        highs = np.array([_high(point.interval, point.mean) * scale for point in r.points])
-        keys = np.array([point.setting for point in r.points], dtype=np.float64)
-        shown = np.ones(len(means), dtype=bool) if bottom is None else means >= bottom
-        axes.plot(keys[shown], means[shown], label=r.arm, markersize=5, linewidth=1.5, **look)
-        axes.vlines(keys[shown], lows[shown], highs[shown], color=look["color"], linewidth=1)
-        if bottom is not None and not shown.all():
-            axes.plot(
-                keys[~shown], np.full((~shown).sum(), bottom), linestyle="", marker="v",
-                markersize=7, color=look["color"], clip_on=False, fillstyle="none",
-            )  # fmt: skip
-        best = [point.mean * scale for point in r.points if point.setting == r.best]
-        axes.plot([r.best], best, marker="o", markersize=11, fillstyle="none", color=look["color"])
-    if all(value > 0 for r in comparison.responses for value in [p.setting or 0 for p in r.points]):
-        axes.set_xscale("log")
+        shown = [p for p in r.points if p.setting is not None and np.isfinite(p.mean)]
+        x, y, marks, failed = [], [], [], []
+        for point in shown:
+            marks += _runs(point, comparison, metric)
+            for seed, value in point.scores.items():
+                bad = seed in point.diverged
+                x.append(point.setting or 0.0)
+                y.append(value * scale)
+                failed.append(bad)
+                (apart if bad else whole).append(value * scale)
+            if len(point.diverged) < point.n:
+                whole.append(point.mean * scale)
+        drawn = draw_runs(axes, x, y, marks, failed, look, 7.0)
+        places = [point.setting or 0.0 for point in shown]
+        means = [point.mean * scale for point in shown]
+        drawn += axes.plot(places, means, label=r.arm, markersize=5, linewidth=1.5, **look)
+        best = [point.mean * scale for point in shown if point.setting == r.best]
+        drawn += axes.plot(
+            [r.best] * len(best), best, marker="o", markersize=11, fillstyle="none",
+            color=look["color"], linestyle="",
+        )  # fmt: skip
+        of_arm(axes, r.arm, look["color"], *drawn)
+    cut(axes, "y", whole, apart)
+    tick_at(axes, keys)
     axes.set_xlabel(comparison.tuned or "")
-    if bottom is not None:
-        axes.set_ylim(bottom=bottom)
-    axes.set_title(column(make_metric(comparison.responses[0].metric)))
+    axes.set_title(column(metric))
     add_legend(figure, axes)
     return figure
-
-
-def _low(interval: Any, mean: float) -> float:
-    return float(interval.low) if interval else mean
-
-
-def _high(interval: Any, mean: float) -> float:
-    return float(interval.high) if interval else mean
 
 
 def draw_curves(comparison: Comparison, tag: str, axis: str) -> Figure:
@@ -175,15 +176,20 @@ def draw_curves(comparison: Comparison, tag: str, axis: str) -> Figure:
     for curve in found:
         look = _look(comparison, curve.arm)
         x = curve.epochs if axis == "epochs" else curve.seconds
-        marks = max(1, len(x) // 8)
-        axes.plot(
+        every = slice(0, None, max(1, len(x) // 8))
+        drawn = axes.plot(
             x, curve.mean * metric.scale, label=curve.arm, linewidth=1.4, markersize=4,
-            markevery=marks, **look,
+            markevery=(len(x), 1), **look,
         )  # fmt: skip
-        axes.fill_between(
+        band = axes.fill_between(
             x, curve.low * metric.scale, curve.high * metric.scale,
             color=look["color"], alpha=0.2, linewidth=0,
         )  # fmt: skip
+        dots = draw_marks(
+            axes, x[every], curve.mean[every] * metric.scale, _points(curve, metric)[every],
+            s=16, color=look["color"], marker=look["marker"], linewidths=0, zorder=3,
+        )  # fmt: skip
+        of_arm(axes, curve.arm, look["color"], *drawn, band, dots)
     _clip(axes, found, metric.scale)
     axes.set_title(column(metric))
     if axis == "epochs":
@@ -191,6 +197,14 @@ def draw_curves(comparison: Comparison, tag: str, axis: str) -> Figure:
     axes.set_xlabel("epoch" if axis == "epochs" else "seconds of training (mean over seeds)")
     add_legend(figure, axes)
     return figure
+
+
+def _points(curve: Curve, metric: Metric) -> list[Mark]:
+    unit = " %" if metric.unit else ""
+    return [
+        Mark(f"{curve.arm}, epoch {epoch:g}: mean {number(mean * metric.scale)}{unit}, n {n}")
+        for epoch, mean, n in zip(curve.epochs, curve.mean, curve.n, strict=True)
+    ]
 
 
 def _clip(axes: Axes, found: Sequence[Curve], scale: float) -> None:
@@ -218,9 +232,10 @@ def draw_probe(comparison: Comparison, quantity: str) -> Figure:
         low, high = (
             np.array([getattr(p.interval, end, p.last) for p in own]) for end in ("low", "high")
         )
-        axes.plot(x, y, label=arm, markersize=5, linewidth=1, **look)
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        axes.vlines(x, low, high, color=look["color"], linewidth=1)
+        drawn = axes.plot(x, y, label=arm, markersize=5, linewidth=1, **look)
+        band = axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        limits = axes.vlines(x, low, high, color=look["color"], linewidth=1)
+        of_arm(axes, arm, look["color"], *drawn, band, limits)
     values = np.array([p.last for p in found])
     if (values > 0).all() and values.max() > 20 * values.min():
         axes.set_yscale("log")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from bnlab.analysis import Comparison, Effect, View, make_metric
+from bnlab.analysis import MOST_PAIRED, Comparison, Effect, View, make_metric
 from bnlab.claims import show_count
 from bnlab.report.blocks import Block, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import (
@@ -21,6 +21,7 @@ from bnlab.report.numbers import (
     standard_deviation,
 )
 from bnlab.report.sections.drawing import drawing
+from bnlab.report.sections.verdicts import forest_caption
 
 
 def effects(comparison: Comparison) -> Section:
@@ -30,14 +31,15 @@ def effects(comparison: Comparison) -> Section:
         if not view.effects:
             continue
         blocks.append(_effects_table(comparison, view))
-        blocks.append(
-            Plot(
-                f"effects-{view.key}",
-                f"{view.title}: difference from {comparison.baseline} with its 95 % interval"
-                + (", and the margin shaded." if comparison.margin else "."),
-                drawing("draw_forest", comparison, view),
-            )
+    blocks += [
+        Plot(
+            f"effects-{view.key}",
+            f"{view.title}: {forest_caption(comparison, view)}",
+            drawing("draw_forest", comparison, view),
         )
+        for view in comparison.views[1:]  # the first is the answer's
+        if view.effects
+    ]
     return Section("effects", f"Effects against {comparison.baseline}", tuple(blocks))
 
 
@@ -51,7 +53,7 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
         Column(f"effect{', ' + metric.unit if metric.unit else ''}"),
         Column("95 % interval"),
         Column("p (Holm)"),
-        Column("verdict", numeric=False),
+        Column("verdict", numeric=False, badge=True),
         Column("test", numeric=False, detail=True),
         Column("p", detail=True),
         *((Column(f"p within {margin_of(comparison)}", detail=True),) if margin else ()),
@@ -66,7 +68,7 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
             difference_interval(effect.interval, metric),
             p_value(effect.p_holm),
             effect.verdict,
-            {"paired": "paired", "welch": "Welch", "single": MISSING}[effect.method],
+            _METHODS[effect.method],
             p_value(effect.p),
             *((p_value(effect.p_equivalence_holm),) if margin else ()),
             _needed(effect),
@@ -74,6 +76,51 @@ def _effects_table(comparison: Comparison, view: View) -> Table:
         for effect in view.effects
     )
     return Table(view.title, columns, rows, (*view.notes, *_effect_notes(comparison, view)))
+
+
+def pairs(comparison: Comparison) -> Section:
+    """All pairs of arms, adjusted over all of them."""
+    blocks: list[Block] = []
+    for view in comparison.views:
+        if not view.pairs:
+            continue
+        metric = view.metric
+        columns = (
+            Column("arm", numeric=False),
+            Column("against", numeric=False),
+            Column("n"),
+            Column(f"difference{', ' + metric.unit if metric.unit else ''}"),
+            Column("simultaneous limits"),
+            Column("p (Holm)"),
+            Column("looks", numeric=False, badge=True),
+            Column("test", numeric=False, detail=True),
+        )
+        rows = tuple(
+            (
+                pair.arm,
+                pair.baseline,
+                seeds(pair),
+                difference(pair.estimate, metric),
+                difference_interval(pair.simultaneous, metric),
+                p_value(pair.p_holm),
+                pair.verdict,
+                _METHODS[pair.method],
+            )
+            for pair in view.pairs
+        )
+        level = next((p.simultaneous.level for p in view.pairs if p.simultaneous), None)
+        each = f", each at {100 * level:.4g} %" if level else ""
+        notes = (
+            f"exploratory: {len(rows)} pairs, adjusted over all of them",
+            f"limits at once with 95 % (Bonferroni{each}), p by Holm; higher or lower asks both",
+        )
+        blocks.append(Table(f"{view.title}, exploratory", columns, rows, notes))
+    if not blocks and len(comparison.views[0].results) > MOST_PAIRED:
+        blocks.append(Text(f"Pairs are compared of up to {MOST_PAIRED} arms."))
+    return Section("pairs", "All pairs of arms", tuple(blocks))
+
+
+_METHODS = {"paired": "paired", "welch": "Welch", "single": MISSING}
 
 
 def _needed(effect: Effect) -> str:
@@ -134,15 +181,23 @@ def arms(comparison: Comparison) -> Section:
             for result in view.results
         )
         blocks.append(Table(view.title, columns, rows))
-        blocks.append(
-            Plot(
-                f"seeds-{view.key}",
-                f"{view.title}: every seed is a dot; the bar is the mean, the line its 95 % "
-                "interval.",
-                drawing("draw_strip", c, view),
-            )
-        )
+    blocks += [
+        Plot(f"seeds-{view.key}", _strip_caption(view), drawing("draw_strip", c, view))
+        for view in c.views
+    ]
     return Section("arms", "The arms", tuple(blocks))
+
+
+def _strip_caption(view: View) -> str:
+    """Says what is drawn, and of that all."""
+    parts = [f"{view.title}: every run is a dot at its value"]
+    if any(result.diverged for result in view.results):
+        parts[0] += ", or × if it diverged, which then is that of guessing"  # noqa: RUF001 - the marker
+    parts.append("the bar is the mean of all")
+    drawn = [result.interval is not None and not result.diverged for result in view.results]
+    if any(drawn):
+        parts.append("the line its 95 % interval" + ", where no run diverged" * (not all(drawn)))
+    return f"{'; '.join(parts)}."
 
 
 def divergence(comparison: Comparison) -> Section:

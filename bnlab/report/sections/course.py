@@ -40,11 +40,21 @@ def response(comparison: Comparison) -> Section:
     )  # fmt: skip
     plot = Plot(
         "response",
-        f"{judged} by {short}, with 95 % intervals; the ring marks each arm's best, a triangle at "
-        "the lower edge a mean below the axis.",
+        _response_caption(c, judged, short),
         drawing("draw_response", c),
     )
     return Section("response", f"Response to {short}", (table, plot))
+
+
+def _response_caption(comparison: Comparison, judged: str, short: str) -> str:
+    """Says what is drawn, and of that all."""
+    parts = [
+        f"{judged} by {short}: small dots are single runs, the line joins the means of each arm",
+        "the ring marks each arm's best",
+    ]
+    if any(point.diverged for r in comparison.responses for point in r.points):
+        parts.insert(1, "× is a run that diverged, at the value of guessing")  # noqa: RUF001 - the marker
+    return f"{'; '.join(parts)}."
 
 
 def _response_cell(response: Response, value: float) -> str:
@@ -130,6 +140,8 @@ def curves(comparison: Comparison) -> Section:
     measured = {curve.tag for curve in comparison.curves if len(curve.epochs) > 1}
     held = "test" if "test/accuracy" in measured else "val"
     blocks: list[Block] = []
+    several = any((curve.n > 1).any() for curve in comparison.curves)
+    bands = " with pointwise 95 % intervals as bands, which the plot may cut off" * several
     for tag in (f"{held}/accuracy", "train/accuracy", f"{held}/loss", "train/loss"):
         if tag not in measured:
             continue
@@ -149,7 +161,7 @@ def curves(comparison: Comparison) -> Section:
         blocks.insert(
             0,
             Text(
-                "Means over seeds with pointwise 95 % intervals. A run that diverged counts as "
+                f"Means over seeds{bands}. A run that diverged counts as "
                 "guessing once it has ended; losses count while they are finite. Training values "
                 "are averages over the epoch, of images as augmented.",
                 "note",

@@ -5,6 +5,7 @@ from collections import Counter
 from bnlab.analysis import Comparison, show_fact
 from bnlab.report.audit import audit_section
 from bnlab.report.blocks import Block, Bullets, Column, Section, Table, Text
+from bnlab.report.numbers import column, number, score, short_key
 
 
 def configuration(comparison: Comparison) -> Section:
@@ -66,3 +67,45 @@ def remarks(comparison: Comparison) -> Section:
 
 def _places_listed(places: list[str]) -> str:
     return ", ".join(places[:5]) + (f" and {len(places) - 5} more" if len(places) > 5 else "")
+
+
+MOST_OPEN = 40
+"""Runs up to which a page lists them without being asked."""
+
+
+def runs(comparison: Comparison) -> Section:
+    """Every run by itself, with its folder."""
+    c = comparison
+    tuned = c.tuned
+    arms = {
+        run.path: (arm.name, stage)
+        for arm in c.arms
+        for stage, some in (("final", arm.runs), ("tuning", arm.tuning))
+        for run in some
+    }
+    columns = (
+        Column("run", numeric=False),
+        Column("arm", numeric=False),
+        Column("stage", numeric=False),
+        *((Column(short_key(tuned)),) if tuned else ()),
+        Column("seed"),
+        Column("status", numeric=False),
+        Column(column(c.metric)),
+    )
+    rows = tuple(
+        (
+            run.path,
+            *arms.get(run.path, ("", "left out")),
+            *((number(run.config.get(tuned)),) if tuned else ()),
+            str(run.seed),
+            "diverged" if run.diverged else run.status,
+            score(run.final.get(c.metric.name), c.metric),
+        )
+        for run in c.runs
+    )
+    notes = ("a run leads to its folder, where that is beside this page and in no archive",)
+    table = Table(
+        f"{len(rows):,} runs", columns, rows, notes, tuple(run.path for run in c.runs),
+        folded=len(rows) > MOST_OPEN,
+    )  # fmt: skip
+    return Section("runs", "Every run", (table,))
