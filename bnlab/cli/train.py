@@ -75,7 +75,9 @@ def train(
 
 @app.command()
 def check(
-    config: Annotated[list[Path], typer.Argument(help="YAML files, laid over one another.")],
+    config: Annotated[
+        list[Path], typer.Argument(help="YAML files or names, laid over one another.")
+    ],
     sets: Sets = None,
     show: Annotated[
         bool, typer.Option("--print", help="Print the resolved configuration.")
@@ -109,7 +111,9 @@ def _show_rewritten(config: "Config") -> None:
 
 @app.command()
 def diff(
-    left: Annotated[Path, typer.Argument(help="A configuration file or a run directory.")],
+    left: Annotated[
+        Path, typer.Argument(help="A configuration (file or name), a run, or an arm of one seed.")
+    ],
     right: Annotated[Path, typer.Argument(help="Another.")],
     as_json: AsJson = False,
 ) -> None:
@@ -125,9 +129,10 @@ def diff(
 
 
 def _resolved(path: Path) -> dict[str, Any]:
-    """The resolved configuration of a file, or of a run."""
+    """The resolved configuration of a file or name, or of a run."""
+    from bnlab.config import shipped_as
     from bnlab.records import find_run, read_config
 
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") or (not path.exists() and shipped_as(path)):
         return settle_config([path], None).resolved()
     return read_config(find_run(path)).resolved()
