@@ -152,6 +152,8 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["train", *tiny("dataset.name=folder", "dataset.root=absent")], 2, "absent"),
         (["train", *tiny("dataset.train_size=5")], 2, "dataset.train_size"),
         (["train", *tiny(), "--resume", "must"], 5, "no run here"),
+        (["train", *tiny(), "--extend"], 2, "give it with --resume auto"),
+        (["train", *tiny(), "--resume", "auto", "--extend"], 5, "fewer epochs than 2"),
         (["check", "absent.yaml"], 2, "no such configuration file"),
         (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
         (["train", *tiny("name=reference")], 5, "use another --name"),

@@ -7,7 +7,7 @@ import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
 from bnlab.cli.output import print_json, print_line, print_sections
-from bnlab.errors import RefusedError
+from bnlab.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from bnlab.config import Config
@@ -30,6 +30,13 @@ def train(
     if_exists: Annotated[
         Literal["error", "skip"], typer.Option(help="What to do about a finished one.")
     ] = "error",
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="With --resume auto: begin where this run with fewer epochs ended (constant lr).",
+        ),
+    ] = False,
     deterministic: Deterministic = False,
     require_clean: Annotated[
         bool, typer.Option("--require-clean", help="Refuse uncommitted changes in bnlab itself.")
@@ -41,10 +48,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one run and record it; its directory is the last line on stdout."""
+    if extend and resume != "auto":
+        raise ConfigError("--extend goes on from a finished run: give it with --resume auto")
     settled = settle_config(config, sets, seed=seed, name=name)
     from bnlab.cli.console import result_line, watching
     from bnlab.records import RunDir, load_record, run_path
     from bnlab.training.experiment import RunOptions, run_experiment
+    from bnlab.training.extend import extend as extend_run
     from bnlab.training.provenance import git_state
     from bnlab.training.resume import refuse_other_images_than_at_hand
 
@@ -62,6 +72,8 @@ def train(
         assert finished is not None
         summary = finished.as_data()
     else:
+        if extend:
+            extend_run(root, settled)
         options = RunOptions(device=device, resume=resume, deterministic=deterministic)
         with watching(settled) as watcher:
             summary = run_experiment(settled, root, options, watcher=watcher)

@@ -8,7 +8,7 @@ import yaml
 
 from bnlab.analysis.listing import ListedRun, last_probed, scores_of
 from bnlab.config import flatten
-from bnlab.records import RunRecord
+from bnlab.records import Beginning, RunRecord
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number, ratio
 
@@ -122,6 +122,7 @@ def show_section(record: RunRecord) -> Section:
         ("init hash", _short(facts.init_hash)),
         ("data order hash", _short(facts.data_order_hash)),
         ("attempts", len(facts.attempts)),
+        ("extended from", _beginning(facts.extended_from)),
     ]
     settings = [
         (key, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip())
@@ -135,6 +136,10 @@ def show_section(record: RunRecord) -> Section:
     blocks += [_pairs("Configuration", settings), _pairs("Provenance", origin)]
     blocks += [Text(remark, "warning") for remark in record.remarks]
     return Section("show", str(record.root), tuple(blocks))
+
+
+def _beginning(there: Beginning | None) -> str | None:
+    return there and f"{there.run}, {there.epochs} epochs"
 
 
 def _short(digest: str | None) -> str:
