@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bnlab import __version__
-from bnlab.cli import bench, claims, compare, data, doctor, runs, study, train, trained
+from bnlab.cli import bench, claims, compare, data, doctor, judge, runs, study, train, trained
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 
@@ -46,6 +46,7 @@ app.add_typer(train.app)
 app.add_typer(doctor.app)
 app.add_typer(study.app, name="study")
 app.add_typer(compare.app)
+app.add_typer(judge.app)
 app.add_typer(claims.app, name="claims")
 app.add_typer(runs.app)
 app.add_typer(trained.app)

@@ -139,7 +139,7 @@ def show_section(record: RunRecord) -> Section:
 
 
 def _beginning(there: Beginning | None) -> str | None:
-    return there and f"{there.run}, {there.epochs} epochs"
+    return f"{there.run}, {there.epochs} epochs" if there else None
 
 
 def _short(digest: str | None) -> str:

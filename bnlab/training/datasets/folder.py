@@ -252,10 +252,8 @@ class _MadeFit:
         """`4 of 9 images resized to 32x32, from 48x36 to 64x64`; "" where nothing was done."""
         said = []
         if self._resized:
-            least, most = (
-                "x".join(map(str, pick(self._resized, key=lambda size: (size[0] * size[1], size))))
-                for pick in (min, max)
-            )
+            by_area = sorted(self._resized, key=lambda size: (size[0] * size[1], size))
+            least, most = (f"{width}x{height}" for width, height in (by_area[0], by_area[-1]))
             sizes = least if least == most else f"{least} to {most}"
             number = self._resized.total()
             said.append(
