@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from bnlab import __version__
-from bnlab.cli import bench, claims, compare, data, doctor, judge, runs, study, train, trained
+from bnlab.cli import (
+    bench,
+    claims,
+    compare,
+    data,
+    doctor,
+    judge,
+    layers,
+    runs,
+    study,
+    train,
+    trained,
+)
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 
@@ -43,6 +55,7 @@ app = _Commands(
 )
 # In the order of `--help`; a group without a name lays its commands beside the others.
 app.add_typer(train.app)
+app.add_typer(layers.app)
 app.add_typer(doctor.app)
 app.add_typer(study.app, name="study")
 app.add_typer(compare.app)
