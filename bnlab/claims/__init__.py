@@ -40,7 +40,7 @@ from bnlab.claims._evidence import (
     stored_study,
     study_file,
 )
-from bnlab.claims._findings import Finding, as_data, explain, find_findings, show_smallest
+from bnlab.claims._findings import READABLE, Finding, as_data, explain, find_findings, show_smallest
 from bnlab.claims._network import OWN, Network, find_network
 from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
 
@@ -52,6 +52,7 @@ __all__ = [
     "MIN_N",
     "OWN",
     "PRESETS",
+    "READABLE",
     "ROOM",
     "RULE",
     "SHARED",

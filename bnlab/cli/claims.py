@@ -14,6 +14,7 @@ from bnlab.cli.output import (
     print_parts,
     print_sections,
     remark,
+    stdout_width,
     this_command,
 )
 from bnlab.errors import ConfigError, did_you_mean, shown
@@ -148,11 +149,11 @@ def explain_claim(
     name: Annotated[str | None, typer.Argument(help="A claim; without, all are listed.")] = None,
 ) -> None:
     """Say what a claim means, how it is tested and by which rule it is judged."""
-    from bnlab.claims import CLAIMS, explain, find_claim
+    from bnlab.claims import CLAIMS, READABLE, explain, find_claim
     from bnlab.report.blocks import Column, Section, Table
 
     if name is not None:
-        print_line(explain(find_claim(name)))
+        print_line(explain(find_claim(name), min(READABLE, stdout_width())))
         return
     columns = (Column("", numeric=False), Column("", numeric=False))
     rows = tuple((name, find_claim(name).statement) for name in CLAIMS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
-from bnlab.cli.output import print_json, print_line, print_sections
+from bnlab.cli.output import print_json, print_line, print_sections, print_wrapped
 from bnlab.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def train(
     if as_json:
         print_json(summary)
     else:
-        print_line(f"{result_line(summary)}\n{root}")
+        print_wrapped(result_line(summary))
+        print_line(str(root))
     if summary["status"] == "diverged":
         raise typer.Exit(3)
 

@@ -1,7 +1,9 @@
 """Runs one by one: the list that `bnlab runs` prints, and the page on one run of `bnlab show`."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,9 +31,10 @@ def runs_section(rows: Sequence[ListedRun], total: int) -> Section:
         Column("train loss", detail=True),
         Column("seconds", detail=True),
     )
+    above = _common_folder(rows)
     lines = tuple(
         (
-            str(row.path),
+            str(row.path.relative_to(above)),
             str(row.values.get("status")),
             _progress(row.values),
             str(row.values.get("optim.lr", MISSING)),
@@ -42,8 +45,16 @@ def runs_section(rows: Sequence[ListedRun], total: int) -> Section:
         for row in rows
     )
     shown = f"{len(rows)} of {total} runs" if len(rows) != total else f"{total} runs"
+    shown += f" in {above}" if above.parts else ""
     problems = tuple(str(row.values["problem"]) for row in rows if "problem" in row.values)
     return Section("runs", shown, (Table("", columns, lines, problems),) if rows else ())
+
+
+def _common_folder(rows: Sequence[ListedRun]) -> Path:
+    """The folder that holds all of them, told once; at most that of a run's arm."""
+    folders = [row.path.parent.parent.parts for row in rows]
+    same = itertools.takewhile(lambda parts: len({*parts}) == 1, zip(*folders, strict=False))
+    return Path(*(parts[0] for parts in same))
 
 
 def _progress(values: Mapping[str, Any]) -> str:
