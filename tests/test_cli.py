@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from made_runs import make_run
 from bnlab import cli
 from bnlab.cli import train
 from bnlab.errors import ConfigError
+from bnlab.records import RunDir
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
 
@@ -40,11 +42,11 @@ LEARNS = ("dataset.train_size=800", "train.batch_size=16", "train.epochs=3", "op
 def test_train_prints_a_result_and_last_the_run_directory(tmp_path: Path) -> None:
     done = bnlab("train", *tiny(*LEARNS), "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    result, root = done.stdout.splitlines()
+    *result, root = done.stdout.splitlines()
     assert re.fullmatch(r"runs/tiny/batch-before_activation-[0-9a-f]{8}/s3", root)
     assert (tmp_path / root / "summary.json").exists()
-    assert "test accuracy" in result
-    assert "not CIFAR-10" in result
+    assert "test accuracy" in " ".join(result)
+    assert "not CIFAR-10" in " ".join(result)
     epochs = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
     assert len(epochs) == 3
     assert "images/s" in epochs[0]
@@ -150,6 +152,8 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["train", *tiny("dataset.name=folder", "dataset.root=absent")], 2, "absent"),
         (["train", *tiny("dataset.train_size=5")], 2, "dataset.train_size"),
         (["train", *tiny(), "--resume", "must"], 5, "no run here"),
+        (["train", *tiny(), "--extend"], 2, "give it with --resume auto"),
+        (["train", *tiny(), "--resume", "auto", "--extend"], 5, "fewer epochs than 2"),
         (["check", "absent.yaml"], 2, "no such configuration file"),
         (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
         (["train", *tiny("name=reference")], 5, "use another --name"),
@@ -159,6 +163,10 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["tensorboard", "absent"], 2, "no such folder"),
         (["study", "run", "absent.yaml", "--jobs", "0"], 2, "--jobs 0: expected a number from 1"),
         (["study", "run", "absent.yaml", "--jobs", "²"], 2, "expected a number from 1, or auto"),
+        (["claims", "plcement"], 2, "did you mean 'placement'"),
+        (["claims", "rnu", "depth"], 2, "did you mean 'run'"),
+        (["claims", "run"], 2, "name claims"),
+        (["claims", "run", "depth", "--all"], 2, "name claims"),
         (["claims", "run", "depth", "--jobs", "9" * 5000], 2, "expected a number from 1, or auto"),
     ],
 )
@@ -282,6 +290,62 @@ def test_output_that_finds_no_space_is_told_in_a_line(words: list[str], tmp_path
     assert ended.stderr.startswith("bnlab: the output is incomplete: No space left on device")
     assert "Traceback" not in ended.stderr
     assert "Exception" not in ended.stderr
+
+
+def test_help_shows_no_type_beside_flags_and_offers_completion(tmp_path: Path) -> None:
+    shown = bnlab("--help", cwd=tmp_path).stdout + bnlab("compare", "-h", cwd=tmp_path).stdout
+    assert "--allow-mixed" in shown
+    assert "bool" not in shown
+    assert "--install-completion" in shown
+    asked = {"_BNLAB_COMPLETE": "complete_bash", "COMP_WORDS": "bnlab cla", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv[0] = 'bnlab'; from bnlab.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**ENVIRONMENT, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["claims"], done.stderr
+
+
+def test_a_second_identical_train_is_told_who_trains_the_run_and_since_when(
+    tmp_path: Path,
+) -> None:
+    *config, place = bnlab("train", *tiny(), "--dry-run", cwd=tmp_path).stdout.splitlines()
+    root = tmp_path / place
+    with RunDir(root).lock():
+        RunDir(root).create("\n".join(config), "", None)
+        for resume in ("never", "auto"):
+            done = bnlab("train", *tiny(), "--resume", resume, cwd=tmp_path)
+            assert done.returncode == 5
+            assert f"process {os.getpid()} on {platform.node()}, since 20" in done.stderr
+            assert "right now" in done.stderr
+            assert "delete" not in done.stderr
+    assert "an unfinished run is here" in bnlab("train", *tiny(), cwd=tmp_path).stderr
+
+
+def test_an_arm_s_folder_stands_for_its_run_and_several_seeds_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs").root
+    shown = bnlab("show", str(run.parent), "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["path"] == str(run)
+    assert bnlab("diff", str(run.parent), str(run), cwd=tmp_path).stdout == "no differences\n"
+    make_run(tmp_path / "runs", seed=1)
+    for words in (["show", str(run.parent)], ["diff", str(run), str(run.parent)]):
+        done = bnlab(*words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"{run.parent}/s0, {run.parent}/s1" in done.stderr
+
+
+def test_a_claim_is_shown_by_its_name_alone_and_all_are_listed(tmp_path: Path) -> None:
+    named = bnlab("claims", "placement", "--json", cwd=tmp_path)
+    assert [one["claim"] for one in json.loads(named.stdout)["claims"]] == ["placement"]
+    listed = bnlab("claims", "explain", cwd=tmp_path).stdout
+    whole = bnlab("claims", "--json", cwd=tmp_path)
+    claims = json.loads(whole.stdout)["claims"]
+    assert all(re.search(rf"^{one['claim']} ", listed, re.MULTILINE) for one in claims)
+    every = bnlab("claims", "run", "--all", "--dry-run", "--json", cwd=tmp_path)
+    assert set(json.loads(every.stdout)) == {one["claim"] for one in claims}
 
 
 def study_of(tmp_path: Path) -> Path:

@@ -93,6 +93,26 @@ def test_one_seed_has_neither_interval_nor_verdict(tmp_path: Path) -> None:
     assert all(r.interval is None and r.sd is None for r in comparison.views[0].results)
 
 
+def test_no_interval_reaches_beyond_what_can_be(tmp_path: Path) -> None:
+    make_arm(tmp_path, [0.97, 0.11], NONE)
+    make_arm(tmp_path, [0.11, 0.97], {})
+    for run in tmp_path.rglob("metrics.jsonl"):
+        records = [json.loads(line) for line in run.read_text().splitlines()]
+        slow = {"seconds": 0.1 if run.parent.name == "s0" else 9.0}
+        run.write_text("".join(json.dumps({**record, **slow}) + "\n" for record in records))
+    found = compared(tmp_path)
+    for result in found.views[0].results:
+        assert result.interval is not None
+        assert (result.interval.low, result.interval.high) == (0.0, 1.0)
+    effect = only_effect(found).interval
+    assert effect is not None
+    assert (effect.low, effect.high) == (-1.0, 1.0)
+    assert all(cost.interval is not None and cost.interval.low == 0 for cost in found.costs)
+    for curve in found.curves:
+        assert np.nanmin(curve.low) >= 0
+        assert np.nanmax(curve.high) <= (1 if curve.tag.endswith("accuracy") else math.inf)
+
+
 def test_five_pairs_cannot_give_a_verdict_and_six_would_do(tmp_path: Path) -> None:
     make_arm(tmp_path, OFF[:5], NONE)
     make_arm(tmp_path, ON[:5], {})
@@ -437,11 +457,11 @@ def test_time_to_target_is_the_median_first_epoch_and_its_seconds(tmp_path: Path
 
 
 def test_a_curve_is_the_mean_over_seeds_with_its_t_interval(tmp_path: Path) -> None:
-    for seed, value in enumerate((0.4, 0.6)):
+    for seed, value in enumerate((0.49, 0.51)):
         run = make_run(tmp_path, seed=seed)
         run.metrics.write_text(json.dumps({"epoch": 1, "seconds": 1, "test/accuracy": value}))
     [curve] = compared(tmp_path).curves
-    expected = scipy_stats.ttest_1samp([0.4, 0.6], 0).confidence_interval()
+    expected = scipy_stats.ttest_1samp([0.49, 0.51], 0).confidence_interval()
     assert (curve.mean[0], int(curve.n[0])) == (0.5, 2)
     assert (curve.low[0], curve.high[0]) == pytest.approx(tuple(expected))
 

@@ -424,6 +424,20 @@ def test_images_of_another_size_mode_or_format_become_rgb_of_32_by_32(tmp_path: 
     assert {(7, 7, 7, 0), (9, 8, 7, 0), (1, 2, 3, 0), (90, 90, 90, 0), (0, 0, 0, 0)} <= found
 
 
+def test_what_was_done_to_make_images_fit_is_said_once_and_stands_in_the_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path, classes=2, per_class=2)
+    Image.new("RGB", (48, 36)).save(tmp_path / "train/class0/wide.png")
+    Image.new("L", (64, 64)).save(tmp_path / "test/class1/gray.png")
+    with caplog.at_level(logging.WARNING, "bnlab"):
+        note = load_folder(tmp_path).note
+        assert load_folder(tmp_path).note == note  # from the cache
+    said = "2 of 10 images resized to 32x32, from 48x36 to 64x64; 1 of 10 images made RGB"
+    assert note == f"{folder.NOTE}; {said}"
+    assert caplog.messages == [f"{tmp_path}: {said}"]
+
+
 def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "images", per_class=2)
     (root / "train" / "class0" / "Thumbs.db").write_text("no image")

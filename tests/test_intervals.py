@@ -17,6 +17,7 @@ from bnlab.analysis.stats import (
     sign_flip_p,
     time_to_target,
     welch_interval,
+    within,
 )
 from bnlab.analysis.stats.checks import Alternative
 from bnlab.analysis.stats.intervals import t_p
@@ -63,6 +64,15 @@ def test_paired_agrees_with_scipy(n: int) -> None:
     limits = stats.ttest_rel(a, b).confidence_interval(0.99)
     interval = paired_interval(a, b, 0.99)
     assert (interval.low, interval.high) == pytest.approx((limits.low, limits.high))
+
+
+def test_limits_end_where_the_quantity_does_and_the_estimate_stays() -> None:
+    near_nothing = mean_interval([0.01, 0.09])
+    assert near_nothing.low < 0
+    kept = within(near_nothing, 0.0, 1.0)
+    assert (kept.low, kept.high) == (0.0, near_nothing.high)
+    assert kept.estimate == near_nothing.estimate
+    assert within(kept, 0.0, 1.0) == kept
 
 
 @laws

@@ -89,6 +89,9 @@ def test_an_installed_wheel_trains_compares_and_judges_without_the_checkout(
     learns = [*TINY, "dataset.train_size=800", "dataset.flip=false", "train.epochs=4"]
     sets = [word for setting in learns for word in ("--set", setting)]
     assert "test accuracy" in run("bnlab", "train", *sets)
+    assert "200 epochs" in run("bnlab", "configs")
+    assert run("bnlab", "check", "quickstart").startswith("quickstart: valid")
+    assert "120" in run("bnlab", "study", "plan", "quick")
     (summary,) = empty.glob("runs/tiny/*/s0/summary.json")
     assert json.loads(summary.read_text())["status"] == "done"
     assert "batch-before_activation" in run("bnlab", "compare", "runs")

@@ -463,7 +463,7 @@ def test_numbers_have_sensible_digits(text: str, expected: str) -> None:
 
 def test_accuracies_are_percent_and_losses_are_not(tmp_path: Path) -> None:
     accuracy = compared(make_study(tmp_path, seeds=1)).metric
-    assert (score(0.7512, accuracy), difference(-0.0123, accuracy)) == ("75.12", "−1.23")  # noqa: RUF001
+    assert (score(0.7512, accuracy), difference(-0.0123, accuracy)) == ("75.12", "-1.23")
     assert difference(-0.00001, accuracy) == "0.00"
     loss = compared(tmp_path, metric="test/loss").metric
     assert score(0.7512, loss) == "0.7512"

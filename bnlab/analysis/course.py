@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from bnlab.analysis.listing import probe_of
-from bnlab.analysis.results import LEVEL, Arrival, Cost, Curve, Effect, Options, ProbeSummary, View
+from bnlab.analysis.results import (
+    LEVEL,
+    Arrival,
+    Cost,
+    Curve,
+    Effect,
+    Options,
+    ProbeSummary,
+    View,
+    make_metric,
+)
 from bnlab.analysis.runs import Array, Run
 from bnlab.analysis.stats import (
     Speedup,
@@ -18,6 +28,7 @@ from bnlab.analysis.stats import (
     mean_interval,
     median_speedup,
     time_to_target,
+    within,
 )
 from bnlab.analysis.views import Cells
 
@@ -129,6 +140,7 @@ def measure_costs(cells: Cells) -> tuple[Cost, ...]:
         speeds = _medians(runs, "images_per_second")
         mean = float(np.mean(seconds)) if seconds else None
         base = costs[0].seconds_per_epoch if costs else mean
+        spread = within(mean_interval(seconds, LEVEL), 0, math.inf) if len(seconds) > 1 else None
         counts = [run.facts.parameters for run in runs]
         parameters = {count for count in counts if isinstance(count, int)}
         costs.append(
@@ -136,7 +148,7 @@ def measure_costs(cells: Cells) -> tuple[Cost, ...]:
                 arm=arm.name,
                 parameters=parameters.pop() if len(parameters) == 1 else None,
                 seconds_per_epoch=mean,
-                interval=mean_interval(seconds, LEVEL) if len(seconds) > 1 else None,
+                interval=spread,
                 images_per_second=float(np.mean(speeds)) if speeds else None,
                 ratio=mean / base if mean and base else None,
             )
@@ -185,9 +197,9 @@ def _mean_curve(arm: str, tag: str, runs: Sequence[Run]) -> Curve:
     values, clock, grid = values[:, seen], clock[:, seen], grid[seen]
     n = np.isfinite(values).sum(axis=0)
     mean, half = _mean_and_half(values, n)
-    return Curve(
-        arm, tag, grid, _column_means(clock), n.astype(np.int64), mean, mean - half, mean + half
-    )
+    least, most = make_metric(tag).bounds
+    low, high = np.maximum(mean - half, least), np.minimum(mean + half, most)
+    return Curve(arm, tag, grid, _column_means(clock), n.astype(np.int64), mean, low, high)
 
 
 def _mean_and_half(values: Array, n: NDArray[np.int_]) -> tuple[Array, Array]:

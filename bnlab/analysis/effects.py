@@ -25,6 +25,7 @@ from bnlab.analysis.stats import (
     smallest_sign_flip_p,
     welch_interval,
     welch_tost,
+    within,
 )
 
 
@@ -80,9 +81,16 @@ def make_effect(
         )
     if min(len(a), len(b)) < 2:
         return effect
-    if paired:
-        return _paired_effect(effect, a, b, margin)
-    return _welch_effect(effect, a, b, margin)
+    effect = (_paired_effect if paired else _welch_effect)(effect, a, b, margin)
+    return replace(
+        effect,
+        interval=_possible(effect.interval, metric),
+        trained=_possible(effect.trained, metric),
+    )
+
+
+def _possible(interval: Interval | None, metric: Metric) -> Interval | None:
+    return interval and within(interval, -metric.farthest, metric.farthest)
 
 
 def _value(run: Run, metric: Metric) -> float:

@@ -43,6 +43,19 @@ class Metric:
             return 1 / classes
         return math.log(classes) if self.name.endswith("loss") else None
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest value that it can have, in storage units."""
+        if self.name.endswith("accuracy"):
+            return 0.0, 1.0
+        return (0.0 if self.name.endswith(("loss", "seconds")) else -math.inf), math.inf
+
+    @property
+    def farthest(self) -> float:
+        """The greatest difference that two values can have."""
+        least, most = self.bounds
+        return most - least
+
 
 def make_metric(name: str) -> Metric:
     """A metric by its tag."""

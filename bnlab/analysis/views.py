@@ -25,7 +25,7 @@ from bnlab.analysis.results import (
     score_of,
 )
 from bnlab.analysis.runs import Run
-from bnlab.analysis.stats import mean_interval
+from bnlab.analysis.stats import mean_interval, within
 from bnlab.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def make_result(arm: str, setting: float | None, runs: Sequence[Run], metric: Me
         diverged=diverged,
         mean=float(np.mean(values)) if values else math.nan,
         sd=float(np.std(values, ddof=1)) if several else None,
-        interval=mean_interval(values, LEVEL) if several else None,
+        interval=within(mean_interval(values, LEVEL), *metric.bounds) if several else None,
         survivors_mean=float(np.mean(survivors)) if survivors else None,
         runs={run.seed: run.path for run in runs if run.seed in scored},
     )

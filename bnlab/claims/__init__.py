@@ -45,6 +45,7 @@ from bnlab.claims._evidence import (
     study_file,
 )
 from bnlab.claims._findings import (
+    READABLE,
     Finding,
     as_data,
     explain,
@@ -64,6 +65,7 @@ __all__ = [
     "MIN_N",
     "OWN",
     "PRESETS",
+    "READABLE",
     "ROOM",
     "RULE",
     "SCALES",

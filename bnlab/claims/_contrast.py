@@ -49,6 +49,13 @@ SCALES: Mapping[Unit, float] = {
 """From storage (fractions of images or of a time; factors of two; natural logarithms of a factor a
 layer; correlations without their sign) to tables."""
 
+_FARTHEST: Mapping[Unit, tuple[float, float]] = {
+    "pp": (-1.0, 1.0),
+    "%": (-1.0, math.inf),
+    "|r|": (-1.0, 1.0),
+}
+"""In storage units, effects that can be: Student's t of a few seeds goes beyond them."""
+
 
 def show_effect(value: float, unit: Unit) -> str:
     """An effect with its unit: `+0.31 pp`; `unknown` where too few seeds set one."""
@@ -62,7 +69,9 @@ def show_limits(interval: Interval, unit: Unit) -> str:
         interval: In storage units.
         unit: To show them in.
     """
-    low, high = (f"{value * SCALES[unit]:+.2f}" for value in (interval.low, interval.high))
+    least, most = _FARTHEST.get(unit, (-math.inf, math.inf))
+    kept = max(interval.low, least), min(interval.high, most)
+    low, high = (f"{value * SCALES[unit]:+.2f}" for value in kept)
     if math.isinf(interval.low):
         return "none" if math.isinf(interval.high) else f"{high} or less"
     return f"{low} or more" if math.isinf(interval.high) else f"{low} to {high}"

@@ -18,8 +18,8 @@ from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.analysis.results import images_of
 from bnlab.claims._base import CLAIMS, Claim
 from bnlab.claims._contrast import Array, Evidence
-from bnlab.claims._network import DOCUMENTS, OWN, Network, configs
-from bnlab.config import Config, flatten, parse_override
+from bnlab.claims._network import DOCUMENTS, OWN, Network
+from bnlab.config import Config, flatten, parse_override, shipped
 from bnlab.errors import ConfigError
 from bnlab.study.file import Plan, Stage, show_value
 from bnlab.study.load import load_plan, stored_layer
@@ -51,7 +51,7 @@ def study_file(name: str) -> Path:
     own = CLAIMS[name].study
     if isinstance(own, Path):
         return own
-    path = configs("claims", f"{own or name}.yaml")
+    path = shipped("claims", f"{own or name}.yaml")
     if path is None:
         raise ConfigError(
             f"configs/claims/{own or name}.yaml: missing; install bnlab again, or run it from a "

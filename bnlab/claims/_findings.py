@@ -312,8 +312,17 @@ def _arms_as_data(finding: Finding) -> list[dict[str, Any]]:
     ]
 
 
-def explain(claim: Claim) -> str:
-    """All that is fixed beforehand of a claim, as text, and what was changed in it."""
+READABLE = 96
+"""Characters of a line of prose."""
+
+
+def explain(claim: Claim, width: int = READABLE) -> str:
+    """All that is fixed beforehand of a claim, as text, and what was changed in it.
+
+    Args:
+        claim: The claim.
+        width: Characters of a line.
+    """
     study = study_file(claim.name)
     shown = claim.study if isinstance(claim.study, Path) else f"configs/claims/{study.name}"
     sides = [claim] if claim.again is None else [claim, claim.again]
@@ -335,7 +344,7 @@ def explain(claim: Claim) -> str:
         "Changes of the protocol": "\n".join(find_changes(study, claim.name)) or "none",
     }
     return "\n\n".join(
-        [claim.name, *(f"{title}\n{_indented(text)}" for title, text in parts.items())]
+        [claim.name, *(f"{title}\n{_indented(text, width)}" for title, text in parts.items())]
     )
 
 
@@ -380,10 +389,17 @@ def find_changes(study: Path, name: str) -> list[str]:
     return found
 
 
-def _indented(text: str, width: int = 96) -> str:
+def _indented(text: str, width: int) -> str:
     import textwrap
 
     return "\n".join(
-        textwrap.fill(line, width, initial_indent="  ", subsequent_indent="  ")
+        textwrap.fill(
+            line,
+            width,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         for line in text.splitlines()
     )

@@ -1,10 +1,9 @@
 """The network that claims are asked of: the documents', or another as a scope of its own."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from bnlab import registry
-from bnlab.config import Layer, merge_layers, read_file, read_source, sublayer
+from bnlab.config import Layer, merge_layers, read_file, read_source, shipped, sublayer
 from bnlab.errors import ConfigError
 
 DOCUMENTS = "convnet"
@@ -41,7 +40,7 @@ class Network:
         if self.label != self.model:
             return Layer({"model": {"file": self.model}}, {("model",): mark})
         named = Layer({"model": {"name": self.model}}, {("model",): mark})
-        file = configs("networks", f"{self.model}.yaml")
+        file = shipped("networks", f"{self.model}.yaml")
         if file is None:
             return named
         presets = read_file(file)
@@ -68,13 +67,3 @@ def find_network(model: str | None) -> Network:
     if model == "file":
         raise ConfigError("--model file: name the file, as in --model mine.py:Net")
     return Network(model, model)
-
-
-def configs(*parts: str) -> Path | None:
-    """A file of `configs/`, of the checkout or as installed; None if it is not there."""
-    package = Path(__file__).parents[1]
-    for folder in (package.parent / "configs", package / "configs"):
-        path = folder.joinpath(*parts)
-        if path.exists():
-            return path
-    return None

@@ -5,28 +5,62 @@ Heavy libraries load inside the commands, so that `--help` and a mistyped flag a
 
 import errno
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bnlab import __version__
-from bnlab.cli import bench, claims, compare, data, doctor, explain, runs, study, train, trained
+from bnlab.cli import (
+    bench,
+    claims,
+    compare,
+    data,
+    doctor,
+    explain,
+    judge,
+    layers,
+    runs,
+    study,
+    train,
+    trained,
+)
 from bnlab.cli.output import prepare_streams, print_line, warn_on_stderr
 from bnlab.errors import BnlabError, shown_lines
 
-app = typer.Typer(
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+class _Commands(typer.Typer):
+    """Typer's, but that its help puts no `<bool>` beside flags, which take no value."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        command = typer.main.get_command(self)
+        _leave_out_types_of_flags(command)
+        return command(*args, **kwargs)
+
+
+def _leave_out_types_of_flags(command: Any) -> None:
+    for option in command.get_params(typer.Context(command, **HELP)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _leave_out_types_of_flags(below)
+
+
+app = _Commands(
     name="bnlab",
     help="Measure what batch normalization does to a conv-BN-ReLU network on CIFAR-10.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
 # In the order of `--help`; a group without a name lays its commands beside the others.
 app.add_typer(train.app)
+app.add_typer(layers.app)
 app.add_typer(doctor.app)
 app.add_typer(study.app, name="study")
 app.add_typer(compare.app)
+app.add_typer(judge.app)
 app.add_typer(claims.app, name="claims")
 app.add_typer(runs.app)
 app.add_typer(trained.app)

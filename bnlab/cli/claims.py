@@ -1,10 +1,11 @@
-"""What is said of batch normalization, with verdicts: `claims`, `claims run`, `claims explain`."""
+"""What is said of batch normalization, with verdicts: `claims`, and what is below it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from bnlab.cli.options import AsJson, Device, Executor, Jobs, RunsDir, count_jobs
 from bnlab.cli.output import (
@@ -13,16 +14,29 @@ from bnlab.cli.output import (
     print_parts,
     print_sections,
     remark,
+    stdout_width,
     this_command,
 )
-from bnlab.errors import ConfigError
+from bnlab.errors import ConfigError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from bnlab.claims import Finding, Network
     from bnlab.study.plan import Study
 
+
+class _Claims(TyperGroup):
+    """A group in which a claim's name may stand as if it were a command: the claim is shown."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["show", *args])
+
+
 app = typer.Typer(
-    help="What is said of batch normalization, with verdicts.", invoke_without_command=True
+    cls=_Claims,
+    help="What is said of batch normalization, with verdicts.",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND | CLAIM...]",
 )
 
 Preset = Literal["smoke", "quick", "full"]
@@ -59,8 +73,33 @@ def claims(
 
 
 @app.command()
-def run(
+def show(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Claims.")],
+    runs_dir: RunsDir = Path("runs"),
+    model: Model = None,
+    strict: Strict = False,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show some claims with their verdicts; `bnlab claims NAME` does the same."""
+    from bnlab.claims import CLAIMS, find_network
+
+    for name in names:
+        if name not in CLAIMS:
+            commands = ("explain", "run", "show")
+            raise ConfigError(
+                f"bnlab claims {shown(name)}: no claim or command of that name"
+                f"{did_you_mean(name, [*CLAIMS, *commands])}"
+            )
+    _show(names, runs_dir, find_network(model), strict, out, as_json)
+
+
+@app.command()
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Claims.", show_default=False)
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All claims.")] = False,
     preset: Annotated[
         Preset, typer.Option(help="smoke gives no verdict; quick suits two CPU cores; full a GPU.")
     ] = "quick",
@@ -84,10 +123,12 @@ def run(
 ) -> None:
     """Train what is missing for some claims, then judge; runs are shared among claims."""
     at_once = count_jobs(jobs)
-    from bnlab.claims import find_network
+    from bnlab.claims import CLAIMS, find_network
 
+    if every == bool(names):
+        raise ConfigError("name claims (bnlab claims explain lists them), or give --all")
     network = find_network(model)
-    studies = _studies(names, preset, sets or (), runs_dir, network)
+    studies = _studies(names or list(CLAIMS), preset, sets or (), runs_dir, network)
     from bnlab.cli.console import watching_study
     from bnlab.study.run import StudyOptions, raise_failures
     from bnlab.study.series import run_each
@@ -104,11 +145,20 @@ def run(
 
 
 @app.command("explain")
-def explain_claim(name: Annotated[str, typer.Argument(help="A claim.")]) -> None:
+def explain_claim(
+    name: Annotated[str | None, typer.Argument(help="A claim; without, all are listed.")] = None,
+) -> None:
     """Say what a claim means, how it is tested and by which rule it is judged."""
-    from bnlab.claims import explain, find_claim
+    from bnlab.claims import CLAIMS, READABLE, explain, find_claim
+    from bnlab.report.blocks import Column, Section, Table
 
-    print_line(explain(find_claim(name)))
+    if name is not None:
+        print_line(explain(find_claim(name), min(READABLE, stdout_width())))
+        return
+    columns = (Column("", numeric=False), Column("", numeric=False))
+    rows = tuple((name, find_claim(name).statement) for name in CLAIMS)
+    told = ("bnlab claims explain NAME says how one is tested, bnlab claims NAME what came of it",)
+    print_sections([Section("claims", "What the documents say", (Table("", columns, rows, told),))])
 
 
 def _studies(

@@ -1,5 +1,6 @@
 """What a person sees of a run: while it goes, a live bar or plain lines on stderr; its result."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,16 +31,42 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in one line: losses, accuracies in percent, speed."""
-    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
+def epoch_line(
+    record: Mapping[str, Any], epochs: int, left: float | None = None, width: int | None = None
+) -> str:
+    """One epoch in one line: losses, accuracies in percent, speed.
+
+    Args:
+        record: The metrics line.
+        epochs: Of the run.
+        left: Seconds that the rest will take.
+        width: Characters that there are; what matters least goes first.
+    """
+    parts = {"epoch": f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"}
     for split in ("train", "val", "test"):
         loss, accuracy = record.get(f"{split}/loss"), record.get(f"{split}/accuracy")
         if loss is not None and accuracy is not None:
-            parts.append(f"{split} loss {loss:.4f} acc {100 * accuracy:5.2f} %")
-    parts.append(f"lr {record['optim/lr']:.3g}")
-    parts.append(f"{record['images_per_second']:,.0f} images/s")
-    return "  ".join(parts)
+            parts[split] = f"{split} loss {loss:.4f} acc {100 * accuracy:5.2f} %"
+            parts[f"{split} short"] = f"{split} {loss:.4f} {100 * accuracy:5.2f} %"
+    parts["lr"] = f"lr {record['optim/lr']:.3g}"
+    parts["speed"] = f"{record['images_per_second']:,.0f} images/s"
+    if left is not None:
+        parts["left"] = f"{_duration(left)} left"
+    splits = [split for split in ("train", "val", "test") if split in parts]
+    whole = [name for name in parts if not name.endswith(" short")]
+    short = [f"{name} short" if name in splits else name for name in whole]
+    fewer = ([name for name in short if name not in gone] for gone in _LESS)
+    lines = ["  ".join(parts[name] for name in names) for names in (whole, short, *fewer)]
+    return next((line for line in lines if width is None or len(line) <= width), lines[-1])
+
+
+_LESS = (("speed",), ("speed", "lr"), ("speed", "lr", "left"))
+"""What an epoch's line is left without where it is too long, step by step."""
+
+
+def _line_width(console: Console) -> int | None:
+    """Where stderr goes to no terminal a line has no end, unless COLUMNS says so."""
+    return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
 
 
 def result_line(summary: Mapping[str, Any]) -> str:
@@ -87,7 +114,7 @@ class PlainWatcher(Watcher):
         epochs = config.train.epochs
         self._seconds.append(record["seconds"])
         left = (epochs - record["epoch"]) * sum(self._seconds) / len(self._seconds)
-        line = f"{epoch_line(record, epochs)}  {_duration(left)} left"
+        line = epoch_line(record, epochs, left, _line_width(self._console))
         self._console.print(line, markup=False, soft_wrap=True)
 
 
@@ -138,7 +165,9 @@ class LiveWatcher(Watcher):
 
     def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
         """Print the epoch's line above the bar."""
-        self._progress.console.print(epoch_line(record, config.train.epochs), markup=False)
+        console = self._progress.console
+        line = epoch_line(record, config.train.epochs, width=console.width)
+        console.print(line, markup=False)
 
     @contextmanager
     def live(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The images at hand: `data`."""
+"""What is at hand: images (`data`) and configurations (`configs`)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bnlab.cli.options import AsJson
-from bnlab.cli.output import print_json, print_line
+from bnlab.cli.output import print_json, print_line, print_sections
 
 app = typer.Typer()
 
@@ -35,3 +35,24 @@ def data(
     ready = "folder     ready: --set dataset.name=folder --set dataset.root="
     lines = [f"cifar10    {status.state}: {status.message}", *(ready + path for path in folders)]
     print_line("\n".join([*lines, "synthetic  ready: drawn by bnlab, not CIFAR-10"]))
+
+
+@app.command()
+def configs(as_json: AsJson = False) -> None:
+    """List the configurations, presets and studies that come with bnlab."""
+    from bnlab.config import list_shipped
+    from bnlab.report.blocks import Column, Section, Table
+
+    found = list(list_shipped())
+    if as_json:
+        print_json({"configs": [{**vars(one), "path": str(one.path)} for one in found]})
+        return
+    columns = (Column("", numeric=False), Column("", numeric=False))
+    titles = (
+        ("configuration", "Configurations: bnlab train --config NAME"),
+        ("preset", "Presets of the claims' studies: bnlab train --config NAME"),
+        ("study", "Studies: bnlab study run NAME"),
+    )
+    for kind, title in titles:
+        rows = tuple((one.name, one.about) for one in found if one.kind == kind)
+        print_sections([Section(kind, title, (Table("", columns, rows),))])

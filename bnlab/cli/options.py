@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path] | None,
-    typer.Option("--config", "-c", help="YAML file; repeat to lay later files over earlier ones."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML file, or a name that `bnlab configs` lists; repeat to lay later files over "
+        "earlier ones.",
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

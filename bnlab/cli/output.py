@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -100,8 +101,36 @@ def print_line(text: str) -> None:
 
 
 def print_parts(*parts: str) -> None:
-    """Paragraphs on stdout, without the empty ones."""
-    print_line("\n\n".join(part for part in parts if part))
+    """Paragraphs on stdout, without the empty ones, as wide as the terminal."""
+    print_wrapped("\n\n".join(part for part in parts if part))
+
+
+def print_wrapped(text: str) -> None:
+    """Lines on stdout, longer ones broken between words and indented from the second on."""
+    width = stdout_width()
+    print_line("\n".join(wrapped(line, width) for line in text.split("\n")))
+
+
+def stdout_width() -> int:
+    """Characters of a line on stdout."""
+    from bnlab.report.terminal import stdout_console
+
+    return stdout_console().width
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line in lines of at most so many characters; a word that is longer stands alone."""
+    if len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -46,7 +46,8 @@ def runs(
 
 @app.command()
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
+    run: Annotated[Path, typer.Argument(help="A run, or a folder of one.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show one run: result, curves, configuration, provenance."""
     from bnlab.records import find_run, load_record

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
 
-StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file of a study.")]
+StudyPath = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="YAML file of a study, or its name.")
+]
 StudySets = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bnlab.cli.options import AsJson, Deterministic, Device, Files, RunsDir, Sets, settle_config
-from bnlab.cli.output import print_json, print_line, print_sections
-from bnlab.errors import RefusedError
+from bnlab.cli.output import print_json, print_line, print_sections, print_wrapped
+from bnlab.errors import ConfigError, RefusedError
 
 if TYPE_CHECKING:
     from bnlab.config import Config
@@ -30,6 +30,13 @@ def train(
     if_exists: Annotated[
         Literal["error", "skip"], typer.Option(help="What to do about a finished one.")
     ] = "error",
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="With --resume auto: begin where this run with fewer epochs ended (constant lr).",
+        ),
+    ] = False,
     deterministic: Deterministic = False,
     require_clean: Annotated[
         bool, typer.Option("--require-clean", help="Refuse uncommitted changes in bnlab itself.")
@@ -41,10 +48,13 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one run and record it; its directory is the last line on stdout."""
+    if extend and resume != "auto":
+        raise ConfigError("--extend goes on from a finished run: give it with --resume auto")
     settled = settle_config(config, sets, seed=seed, name=name)
     from bnlab.cli.console import result_line, watching
     from bnlab.records import RunDir, load_record, run_path
     from bnlab.training.experiment import RunOptions, run_experiment
+    from bnlab.training.extend import extend as extend_run
     from bnlab.training.provenance import git_state
     from bnlab.training.resume import refuse_other_images_than_at_hand
 
@@ -62,13 +72,16 @@ def train(
         assert finished is not None
         summary = finished.as_data()
     else:
+        if extend:
+            extend_run(root, settled)
         options = RunOptions(device=device, resume=resume, deterministic=deterministic)
         with watching(settled) as watcher:
             summary = run_experiment(settled, root, options, watcher=watcher)
     if as_json:
         print_json(summary)
     else:
-        print_line(f"{result_line(summary)}\n{root}")
+        print_wrapped(result_line(summary))
+        print_line(str(root))
     if summary["status"] == "diverged":
         raise typer.Exit(3)
 
@@ -103,7 +116,9 @@ Schema = Annotated[
 
 @app.command()
 def check(
-    config: Annotated[list[Path], typer.Argument(help="YAML files, laid over one another.")],
+    config: Annotated[
+        list[Path], typer.Argument(help="YAML files or names, laid over one another.")
+    ],
     sets: Sets = None,
     show: Annotated[
         bool, typer.Option("--print", help="Print the resolved configuration.")
@@ -138,7 +153,9 @@ def _show_rewritten(config: "Config") -> None:
 
 @app.command()
 def diff(
-    left: Annotated[Path, typer.Argument(help="A configuration file or a run directory.")],
+    left: Annotated[
+        Path, typer.Argument(help="A configuration (file or name), a run, or an arm of one seed.")
+    ],
     right: Annotated[Path, typer.Argument(help="Another.")],
     as_json: AsJson = False,
 ) -> None:
@@ -154,9 +171,10 @@ def diff(
 
 
 def _resolved(path: Path) -> dict[str, Any]:
-    """The resolved configuration of a file, or of a run."""
+    """The resolved configuration of a file or name, or of a run."""
+    from bnlab.config import shipped_as
     from bnlab.records import find_run, read_config
 
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in (".yaml", ".yml") or (not path.exists() and shipped_as(path)):
         return settle_config([path], None).resolved()
     return read_config(find_run(path)).resolved()

@@ -23,6 +23,7 @@ from bnlab.config.schema import (
     arm_label,
     resolved_hash,
 )
+from bnlab.config.shipped import Shipped, list_shipped, named, shipped, shipped_as
 from bnlab.config.tree import (
     ABSENT,
     KeyPath,
@@ -48,6 +49,7 @@ __all__ = [
     "ModelConfig",
     "NormConfig",
     "OptimConfig",
+    "Shipped",
     "TrainConfig",
     "arm_label",
     "build_config",
@@ -55,9 +57,11 @@ __all__ = [
     "differences",
     "dotted",
     "flatten",
+    "list_shipped",
     "load_config",
     "mark_of",
     "merge_layers",
+    "named",
     "parse_override",
     "parse_yaml",
     "read_file",
@@ -66,5 +70,7 @@ __all__ = [
     "render_yaml",
     "resolved_hash",
     "restore_config",
+    "shipped",
+    "shipped_as",
     "sublayer",
 ]

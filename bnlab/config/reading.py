@@ -306,7 +306,9 @@ def read_file(path: Path) -> Layer:
             data = file.read(MAX_CHARACTERS + 1)
         text = data.decode("utf-8") if len(data) <= MAX_CHARACTERS else None
     except FileNotFoundError:
-        raise ConfigError(f"{name}: no such configuration file") from None
+        raise ConfigError(
+            f"{name}: no such configuration file; bnlab configs lists those that come with it"
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: cannot be read as a configuration: {error}") from None
     if text is None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from bnlab.config.faults import describe_all, describe_fault
 from bnlab.config.reading import parse_override, parse_yaml, read_file
 from bnlab.config.schema import Config, ConfigSection
+from bnlab.config.shipped import named
 from bnlab.config.tree import KeyPath, Layer, merge_layers
 from bnlab.errors import ConfigError
 from bnlab.registry import DATASETS, MODELS, NORMS, PROBES, Registry
@@ -41,14 +42,15 @@ def load_config(
     """Defaults, then files in order, then overrides, then dedicated flags; checked and resolved.
 
     Args:
-        files: YAML files, later ones laid over earlier ones.
+        files: YAML files, or names of those that come with bnlab, later ones laid over earlier
+            ones.
         overrides: `a.b=value` assignments (`--set`).
         flags: Values of dedicated flags by key (`{"seed": 3}`); None values are skipped.
 
     Raises:
         ConfigError: With every fault found, one a line, each with its file and line.
     """
-    layers = [read_file(Path(file)) for file in files]
+    layers = [read_file(named(Path(file))) for file in files]
     layers += [parse_override(text) for text in overrides]
     layers += [
         Layer({key: value}, {(key,): f"--{key} {value}"})

@@ -28,11 +28,12 @@ from bnlab.records.reading import (
     read_summary,
 )
 from bnlab.records.rundir import RunDir, run_path
-from bnlab.records.schema import RunFacts, Status, Summary
+from bnlab.records.schema import Beginning, RunFacts, Status, Summary
 from bnlab.records.storage import StorageError, storage, write_text
 
 __all__ = [
     "REFERENCE",
+    "Beginning",
     "Found",
     "LockLostError",
     "LockedError",

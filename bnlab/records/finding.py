@@ -16,6 +16,10 @@ REFERENCE = "reference"
 """Folder of the runs folder for records that came with bnlab."""
 
 
+NAMED = 6
+"""The most runs that a message lists."""
+
+
 @dataclass(frozen=True)
 class Remark:
     """Something found wrong, and what was done about it."""
@@ -80,7 +84,12 @@ def find_run(path: Path) -> RunFiles:
         return found[0]
     if not found:
         raise ConfigError(f"{path}: no run here; bnlab runs lists what there is")
-    raise ConfigError(f"{path}: {len(found)} runs below it; name one of them (bnlab runs {path})")
+    places = [run.root.resolve().relative_to(path.resolve()) for run in found[:NAMED]]
+    more = f" and {len(found) - NAMED} more (bnlab runs {path})" if len(found) > NAMED else ""
+    raise ConfigError(
+        f"{path}: {len(found)} runs below it; name one of them: "
+        f"{', '.join(str(path / place) for place in places)}{more}"
+    )
 
 
 def _expand(paths: Sequence[Path]) -> list[Path]:

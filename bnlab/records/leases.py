@@ -30,6 +30,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -65,6 +66,8 @@ class Owner(Record):
     """Without a heartbeat for so long, it is dead."""
     lease: int | None = None
     """Number of its lease; None if it is known by flock alone."""
+    since: str = ""
+    """When it took it, in UTC by its own clock, for people; "" in older files."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -94,6 +97,7 @@ def me(seconds: float, lease: int | None = None) -> Owner:
         token=secrets.token_hex(8),
         seconds=seconds,
         lease=lease,
+        since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
     )
 
 

@@ -142,6 +142,21 @@ def is_locked(path: Path) -> bool:
     return _by_flock(path) is not None
 
 
+def refuse_if_locked(path: Path) -> None:
+    """Look as `is_locked` does.
+
+    Raises:
+        LockedError: If a living process holds the lock; it names that process and since when.
+    """
+    if is_locked(path):
+        lease = leases.standing(path)
+        held = lease is not None and not leases.is_free(path, lease)
+        owner = lease.owner if lease is not None and held else None
+        with suppress(OSError):  # what is locked cannot be read on Windows
+            owner = owner or leases.owner_in(_read(path))
+        raise _locked(path, owner)
+
+
 def _watch(path: Path, watching: Watching) -> None:
     """Return as soon as no lease hinders, or raise as soon as one does for sure."""
     first, since = leases.standing(path), time.monotonic()
@@ -157,7 +172,8 @@ def _watch(path: Path, watching: Watching) -> None:
 
 
 def _locked(path: Path, owner: leases.Owner | None, *, unseen: bool = False) -> LockedError:
-    who = f" ({shown(str(owner))})" if owner else ""
+    since = f", since {owner.since}" if owner and owner.since else ""
+    who = f" ({shown(f'{owner}{since}')})" if owner else ""
     remedy = (
         f"; it holds flock on {path}, which this machine cannot see: if that process is gone, "
         "delete this file"

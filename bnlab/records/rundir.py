@@ -17,7 +17,7 @@ from bnlab.errors import RefusedError
 from bnlab.records import files
 from bnlab.records.files import RunFiles
 from bnlab.records.finding import REFERENCE
-from bnlab.records.locks import Hold, Watching, hold_lock, is_locked
+from bnlab.records.locks import Hold, Watching, hold_lock, is_locked, refuse_if_locked
 from bnlab.records.reading import epoch_of, read_metrics
 from bnlab.records.schema import SCHEMA_VERSION
 from bnlab.records.storage import (
@@ -228,6 +228,10 @@ class RunDir:
         if self.hold is not None:
             with storage(self.root):
                 self.hold.refuse_if_lost()
+
+    def refuse_if_locked(self) -> None:
+        """Raise `LockedError`, naming who and since when, if a living process trains this run."""
+        refuse_if_locked(self._lock)
 
     @property
     def locked(self) -> bool:

@@ -67,6 +67,15 @@ class Attempt(Record):
     """Its version."""
 
 
+class Beginning(Record):
+    """`extended_from` of run.json: the finished run that a longer one went on from."""
+
+    run: str
+    """Its directory then."""
+    epochs: Count
+    config_hash: str
+
+
 class Seeds(Record):
     """`seeds` of run.json."""
 
@@ -95,6 +104,8 @@ class RunFacts(Record):
     runs_at_once: Count | None = None
     """Runs that shared the device, this one included."""
     attempts: tuple[Attempt, ...] = ()
+    """Of a run that was extended, those of its beginning too."""
+    extended_from: Beginning | None = None
     error: str | None = None
     wall_seconds: Number | None = None
 

@@ -1,14 +1,16 @@
 """Runs one by one: the list that `bnlab runs` prints, and the page on one run of `bnlab show`."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bnlab.analysis.listing import ListedRun, last_probed, scores_of
 from bnlab.config import flatten
-from bnlab.records import RunRecord
+from bnlab.records import Beginning, RunRecord
 from bnlab.report.blocks import Block, Column, Section, Table, Text
 from bnlab.report.numbers import MISSING, number, ratio
 
@@ -29,9 +31,10 @@ def runs_section(rows: Sequence[ListedRun], total: int) -> Section:
         Column("train loss", detail=True),
         Column("seconds", detail=True),
     )
+    above = _common_folder(rows)
     lines = tuple(
         (
-            str(row.path),
+            str(row.path.relative_to(above)),
             str(row.values.get("status")),
             _progress(row.values),
             str(row.values.get("optim.lr", MISSING)),
@@ -42,8 +45,16 @@ def runs_section(rows: Sequence[ListedRun], total: int) -> Section:
         for row in rows
     )
     shown = f"{len(rows)} of {total} runs" if len(rows) != total else f"{total} runs"
+    shown += f" in {above}" if above.parts else ""
     problems = tuple(str(row.values["problem"]) for row in rows if "problem" in row.values)
     return Section("runs", shown, (Table("", columns, lines, problems),) if rows else ())
+
+
+def _common_folder(rows: Sequence[ListedRun]) -> Path:
+    """The folder that holds all of them, told once; at most that of a run's arm."""
+    folders = [row.path.parent.parent.parts for row in rows]
+    same = itertools.takewhile(lambda parts: len({*parts}) == 1, zip(*folders, strict=False))
+    return Path(*(parts[0] for parts in same))
 
 
 def _progress(values: Mapping[str, Any]) -> str:
@@ -122,6 +133,7 @@ def show_section(record: RunRecord) -> Section:
         ("init hash", _short(facts.init_hash)),
         ("data order hash", _short(facts.data_order_hash)),
         ("attempts", len(facts.attempts)),
+        ("extended from", _beginning(facts.extended_from)),
     ]
     settings = [
         (key, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip())
@@ -135,6 +147,10 @@ def show_section(record: RunRecord) -> Section:
     blocks += [_pairs("Configuration", settings), _pairs("Provenance", origin)]
     blocks += [Text(remark, "warning") for remark in record.remarks]
     return Section("show", str(record.root), tuple(blocks))
+
+
+def _beginning(there: Beginning | None) -> str | None:
+    return f"{there.run}, {there.epochs} epochs" if there else None
 
 
 def _short(digest: str | None) -> str:

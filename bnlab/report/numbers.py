@@ -49,9 +49,7 @@ def difference(value: float | None, metric: Metric) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     text = f"{value * metric.scale:+.{_places(metric)}f}"
-    if not text.strip("+-0."):
-        return text[1:]
-    return text.replace("-", "−")  # noqa: RUF001 - a minus sign is as wide as the plus
+    return text if text.strip("+-0.") else text[1:]
 
 
 def score_interval(interval: Interval | None, metric: Metric) -> str:

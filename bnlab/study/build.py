@@ -25,6 +25,7 @@ from bnlab.config import (
     parse_override,
     read_file,
     render_yaml,
+    shipped_as,
     sublayer,
 )
 from bnlab.errors import ConfigError, did_you_mean, shown
@@ -197,7 +198,9 @@ class Builder:
 
     def _base_file(self, name: str) -> Layer:
         try:
-            return read_file(self.file.parent / name)
+            there = self.file.parent / name
+            found = None if there.exists() else shipped_as(Path(name))
+            return read_file(found or there)
         except ConfigError as error:
             place = mark_of(("base",), self.layer.marks)
             raise ConfigError(f"{place}: base: {error}") from None

@@ -53,7 +53,7 @@ class StudyFile(ConfigSection):
     """Folder under runs/; by default the file's name."""
     base: Any = ()
     """A configuration: a path relative to the study's file, a mapping, or a list of such, later
-    ones laid over earlier ones."""
+    ones laid over earlier ones; a configuration that comes with bnlab by its name."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Laid over the base, for all arms."""
     overrides: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from bnlab.config import (
     build_section,
     mark_of,
     merge_layers,
+    named,
     parse_yaml,
     read_file,
     sublayer,
@@ -49,7 +50,7 @@ def load_plan(
     """Read and check a study file.
 
     Args:
-        file: The study file.
+        file: The study file, or the name of one that comes with bnlab.
         overrides: `--set` assignments for all arms.
         name: Another name than the file's.
         preset: One of the file's presets, laid over it.
@@ -62,6 +63,7 @@ def load_plan(
     Raises:
         ConfigError: With every fault found, one a line, each with its place.
     """
+    file = named(file, "study")
     layer = read_file(file)
     layer.tree.setdefault("name", file.stem)
     layer.marks[()] = str(file)

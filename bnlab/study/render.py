@@ -14,19 +14,25 @@ from bnlab.study.executors import Cell
 from bnlab.study.file import show_point, show_value
 from bnlab.study.survey import OWN_BEST, STATES, MatrixRow, Survey
 
+ALWAYS = ("done", "missing")
+
 
 def render_plan(survey: Survey) -> str:
-    """The matrix: a row per arm and point, with its cells counted by state."""
+    """The matrix: a row per arm and point, with its cells counted by state.
+
+    States that no cell is in have no column, beside `done` and `missing`.
+    """
     keys = survey.study.keys
-    header = ["stage", "arm", *keys, "seeds", *STATES]
+    states = [state for state in STATES if state in ALWAYS or survey.count(state)]
+    header = ["stage", "arm", *keys, "seeds", *states]
     lines = []
     for row in survey.rows:
         values = _show_values(row.point, keys)
         if row.why and values:
             values[-1] += f" ({row.why})"
-        counts = [str(row.counts.get(state, 0) or "-") for state in STATES]
+        counts = [str(row.counts.get(state, 0) or "-") for state in states]
         lines.append([row.stage, row.arm, *values, _show_seeds(row.seeds), *counts])
-    totals = [str(survey.count(state) or "-") for state in STATES[:-1]]
+    totals = [str(survey.count(state) or "-") for state in states[:-1]]
     missing = survey.total - survey.count(*STATES[:-1])
     lines.append(["all", "", *[""] * len(keys), str(survey.total), *totals, str(missing or "-")])
     return render_table(header, lines)

@@ -106,6 +106,7 @@ def describe_attempt(
         runs_at_once: Runs on the device now.
         earlier: What earlier attempts recorded.
     """
+    beginning = earlier.extended_from if earlier else None
     before = code if earlier is None else earlier.code  # empty where none was recorded
     files = sorted(before.keys() | code.keys()) if before else ()
     versions = {
@@ -119,6 +120,7 @@ def describe_attempt(
             *(attempt.model_dump() for attempt in (attempts_of(earlier) if earlier else ())),
             {"started": now(), "threads": environment["threads"], "torch": environment["torch"]},
         ],
+        **({"extended_from": beginning.model_dump()} if beginning else {}),
     }
 
 

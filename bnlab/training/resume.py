@@ -15,7 +15,7 @@ def refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> No
     """Refuse a run that is finished, or unfinished where that was not asked for.
 
     Raises:
-        RefusedError: Naming what differs and what to do.
+        RefusedError: Naming what differs and what to do; or who trains it right now.
     """
     if run_dir.finished:
         raise RefusedError(
@@ -23,6 +23,8 @@ def refuse_unless_allowed(run_dir: RunDir, config: Config, resume: Resume) -> No
             "--seed or --name to train anew, or delete the folder"
         )
     if run_dir.started and resume == "never":
+        if run_dir.hold is None:
+            run_dir.refuse_if_locked()
         raise RefusedError(
             f"{run_dir.root}: an unfinished run is here; --resume auto continues it, or use "
             "another --name or delete the folder"

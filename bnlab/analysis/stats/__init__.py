@@ -26,6 +26,7 @@ from bnlab.analysis.stats.intervals import (
     paired_correlation,
     paired_interval,
     welch_interval,
+    within,
 )
 from bnlab.analysis.stats.power import paired_power, required_n, required_n_sign, sign_power
 from bnlab.analysis.stats.times import (
@@ -65,4 +66,5 @@ __all__ = [
     "welch_interval",
     "welch_tost",
     "wilson_interval",
+    "within",
 ]

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 NOTE = "images from class folders; not bnlab's verified CIFAR-10"
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same files would decode or be kept differently; part of every cache name."""
 
 
@@ -41,7 +42,8 @@ def load_folder(config: DatasetConfig, progress: Progress) -> ImageData:
     """All images below `dataset.root`, as RGB of `dataset.size`, in a fixed mixed order.
 
     Images of another size are resized (bilinear, antialiased, not keeping the aspect ratio);
-    transparency is dropped; orientation tags are not followed.
+    transparency is dropped; orientation tags are not followed. How many, and their sizes, is said
+    when they are decoded and stands in the note.
 
     Raises:
         DataError: If the layout is not as the module says, or an image cannot be read.
@@ -197,6 +199,7 @@ def decode(listing: Listing, size: int, progress: Progress) -> ImageData:
     """
     faults: list[str] = []
     splits = []
+    made_fit = _MadeFit(size)
     done = 0
     for split, files in listing.files.items():
         pixels = torch.zeros(len(files), size, size, 3, dtype=torch.uint8)
@@ -207,7 +210,7 @@ def decode(listing: Listing, size: int, progress: Progress) -> ImageData:
             if done % 500 == 0:
                 progress("decoding images", done, len(listing))
             try:
-                array[place] = _decode_file(listing.root / file, size)
+                array[place] = _decode_file(listing.root / file, size, made_fit)
             except Exception as error:  # noqa: BLE001 (Pillow's decoders raise a dozen kinds)
                 faults.append(f"{file} ({_reason(error)})")
             done += 1
@@ -225,12 +228,46 @@ def decode(listing: Listing, size: int, progress: Progress) -> ImageData:
     progress("decoding images", done, len(listing))
     train, test = splits
     checksum = checksum_of(train, test, listing.classes)
-    return ImageData(train, test, listing.classes, checksum, NOTE)
+    if changed := made_fit.told(len(listing)):
+        log.warning("%s: %s", listing.root, changed)
+    note = "; ".join(filter(None, (NOTE, changed)))
+    return ImageData(train, test, listing.classes, checksum, note)
 
 
-def _decode_file(path: Path, size: int) -> Any:
+class _MadeFit:
+    """What had to be done to images so that all are RGB of one size: counted, to be told."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._resized: Counter[tuple[int, int]] = Counter()
+        self._colored = 0
+
+    def count(self, image: Image.Image) -> None:
+        """An image as it was found."""
+        if image.size != (self._size, self._size):
+            self._resized[image.size] += 1
+        self._colored += image.mode != "RGB"
+
+    def told(self, total: int) -> str:
+        """`4 of 9 images resized to 32x32, from 48x36 to 64x64`; "" where nothing was done."""
+        said = []
+        if self._resized:
+            by_area = sorted(self._resized, key=lambda size: (size[0] * size[1], size))
+            least, most = (f"{width}x{height}" for width, height in (by_area[0], by_area[-1]))
+            sizes = least if least == most else f"{least} to {most}"
+            number = self._resized.total()
+            said.append(
+                f"{number:,} of {total:,} images resized to {self._size}x{self._size}, from {sizes}"
+            )
+        if self._colored:
+            said.append(f"{self._colored:,} of {total:,} images made RGB")
+        return "; ".join(said)
+
+
+def _decode_file(path: Path, size: int, made_fit: _MadeFit) -> Any:
     """One image as uint8 of (size, size, 3), in a form that numpy takes."""
     with Image.open(path) as image:
+        made_fit.count(image)
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"mode {image.mode}: not 8 bits a channel")
         # A palette with transparency goes by way of RGBA: straight to RGB, Pillow warns.
@@ -302,7 +339,7 @@ class Cache:
                 Split(*kept["test"]),
                 tuple(kept["classes"]),
                 kept["checksum"],
-                NOTE,
+                kept["note"],
             )
             intact = kept["crc"] == _crc(data)
         except Exception:  # noqa: BLE001 (a damaged file fails in as many ways as it has bytes)
@@ -319,6 +356,7 @@ class Cache:
             "test": (data.test.images, data.test.labels),
             "classes": list(data.classes),
             "checksum": data.checksum,
+            "note": data.note,
             "crc": _crc(data),
         }
         self._write(self._images(content), lambda path: torch.save(kept, path))
