@@ -115,6 +115,9 @@ class RunIndex:
         for run in runs:
             self._runs[run.hash][run.seed].append(run)
 
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
     def runs_of(self, config: Config) -> dict[int, Run]:
         """The runs of a configuration, by seed."""
         return {seed: alike[0] for seed, alike in self._runs.get(config.hash, {}).items()}
