@@ -235,6 +235,7 @@ def test_a_time_beyond_the_budgets_is_a_bound_and_not_the_last_budget() -> None:
     np.testing.assert_allclose(high, [2.0, never, never, never, -0.5, -0.5])
 
 
+@pytest.mark.slow
 def test_a_best_lr_at_the_edge_of_the_grid_gives_no_verdict(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03, edge="batch")
     verdict = finding(tmp_path).verdict
@@ -297,8 +298,18 @@ def plan_on(name: str, preset: str, model: str) -> Plan:
     return load_claim_plan(name, preset, Path("nowhere"), find_network(model))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("model", ["resnet18", "vgg11"])
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        ("resnet18", "quick"),
+        *(
+            pytest.param(model, preset, marks=pytest.mark.slow)
+            for model in ("resnet18", "vgg11")
+            for preset in PRESETS
+            if (model, preset) != ("resnet18", "quick")
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", CLAIMS)
 def test_on_another_network_a_claim_shares_no_run_with_the_documents_one(
     name: str, model: str, preset: str
@@ -470,6 +481,7 @@ def finding(runs: Path, name: str = "accuracy") -> Finding:
     return next(one for one in found if one.claim.name == name)
 
 
+@pytest.mark.slow
 def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03)
     found = finding(tmp_path)
@@ -489,6 +501,7 @@ def test_runs_count_whichever_study_they_were_trained_for(tmp_path: Path) -> Non
     assert all("bnlab claims run" in one.command for one in others)
 
 
+@pytest.mark.slow
 def test_a_verdict_does_not_depend_on_the_company_that_its_runs_keep(tmp_path: Path) -> None:
     make_study(tmp_path / "alone", "quick", gain=0.011)
     shutil.copytree(tmp_path / "alone", tmp_path / "company")
@@ -507,6 +520,7 @@ def store_overrides(runs: Path, overrides: Sequence[str]) -> None:
     stored.write_text(f"overrides: [{', '.join(overrides)}]\n")
 
 
+@pytest.mark.slow
 def test_images_of_a_folder_count_once_the_claim_was_run_on_them(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03, overrides=["dataset.name=folder"])
     assert finding(tmp_path).verdict.label == "NOT TESTED"
@@ -516,6 +530,7 @@ def test_images_of_a_folder_count_once_the_claim_was_run_on_them(tmp_path: Path)
     assert "folder" in found.gathered.scope
 
 
+@pytest.mark.slow
 def test_training_takes_those_runs_over(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03)
     study = load_shared_study(
@@ -531,6 +546,7 @@ def test_training_takes_those_runs_over(tmp_path: Path) -> None:
     assert survey.count("done") == survey.total == finding(tmp_path).gathered.total
 
 
+@pytest.mark.slow
 def test_smoke_and_synthetic_images_never_give_a_verdict(tmp_path: Path) -> None:
     make_study(tmp_path / "smoke", "smoke", gain=0.3)
     assert finding(tmp_path / "smoke").verdict.label == "NOT TESTED"
@@ -586,6 +602,7 @@ def test_a_diverged_run_is_set_apart_and_scored_as_a_guess_beside(tmp_path: Path
     assert (data["treated"]["count"], data["control"]["count"], data["p"]) == (1, 0, 1.0)
 
 
+@pytest.mark.slow
 def test_mixed_precision_gives_no_verdict(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03)
     path = next((tmp_path / "elsewhere").glob("batch-*/s3")) / "run.json"
@@ -596,6 +613,7 @@ def test_mixed_precision_gives_no_verdict(tmp_path: Path) -> None:
     assert verdict.why == f"precision: bf16 (1 run), fp32 ({total - 1} runs)"
 
 
+@pytest.mark.slow
 def test_verdicts_are_the_same_bytes_every_time_and_everywhere(tmp_path: Path) -> None:
     make_study(tmp_path / "runs", "quick", gain=0.002)
     shutil.copytree(tmp_path / "runs", tmp_path / "copy" / "runs")

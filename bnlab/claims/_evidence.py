@@ -69,14 +69,24 @@ def stored_study(name: str, preset: str, network: Network = OWN) -> str:
 
 def load_claim_plan(name: str, preset: str, runs_dir: Path, network: Network = OWN) -> Plan:
     """The study of a claim under one preset, with the images and seeds that it was run with."""
-    return load_plan(
-        study_file(name),
-        name=SHARED,
-        preset=preset,
-        network=network.layer(preset),
-        stored=stored_layer(runs_dir, stored_study(name, preset, network)),
-        stored_seeds=True,
-    )
+    file = study_file(name)
+    stored = stored_layer(runs_dir, stored_study(name, preset, network))
+    about = file.stat()
+    key = (file, about.st_mtime_ns, about.st_size, preset, network, repr(stored))
+    if key not in _plans:
+        _plans[key] = load_plan(
+            file,
+            name=SHARED,
+            preset=preset,
+            network=network.layer(preset),
+            stored=stored,
+            stored_seeds=True,
+        )
+    return _plans[key]
+
+
+_plans: dict[tuple[object, ...], Plan] = {}
+"""Made once a process, a tenth of a second each: who judges again asks for all of them again."""
 
 
 def not_asked(claim: Claim, plan: Plan, network: Network) -> str:
