@@ -580,6 +580,7 @@ def test_one_missing_run_means_no_verdict(tmp_path: Path) -> None:
     assert "of at least" in verdict.why
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_set_apart_and_scored_as_a_guess_beside(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03, diverged=("batch", 3))
     found = finding(tmp_path)
@@ -656,6 +657,7 @@ def test_a_page_of_claims_begins_with_all_of_them_on_one_axis(tmp_path: Path) ->
     assert sorted(map(int, effects)) == sorted({*final["batch"]} - {3})
 
 
+@pytest.mark.slow
 def test_claims_of_several_units_share_an_axis_by_their_smallest_effects(tmp_path: Path) -> None:
     make_study(tmp_path, "quick", gain=0.03)
     found = finding(tmp_path)

@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_package_its_configurations_and_the_reference_verdic
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     about = {name for name in names if name.split("/")[0].endswith(".dist-info")}
-    package = files_of("bnlab", ".py", ".j2", ".md", ".typed")
+    package = files_of("bnlab", ".py", ".j2", ".js", ".css", ".md", ".typed")
     configs = {f"bnlab/{name}" for name in files_of("configs", ".yaml", ".md")}
     assert names - about == package | configs | {"bnlab/reference.json"}
     assert len(about) == 5  # METADATA, WHEEL, RECORD, entry points, licence
