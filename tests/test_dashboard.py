@@ -232,7 +232,8 @@ def test_a_signal_takes_the_server_and_its_folder_along(tmp_path: Path, number: 
     (server / "__init__.py").write_text("")
     code = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); "
     (server / "main.py").write_text(f"{code}time.sleep(60)\n")
-    command = "from bnlab.cli import main; main()"
+    # The server alone looks into this folder: bnlab itself draws events by the true tensorboard.
+    command = "import sys; sys.path.pop(0); from bnlab.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", command, "tensorboard", "runs"],
         cwd=tmp_path,  # where `python -m tensorboard.main` looks first
