@@ -10,22 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnlab.analysis import Run, load_runs
+from bnlab.report.listing import sparkline
 
-BARS = "▁▂▃▄▅▆▇█"
 ARMS = {
     "none": "BN off",
     "batch-before_activation": "BN before the activation",
     "batch-after_activation": "BN after the activation",
 }
 ACCURACY = "test/accuracy"
-
-
-def sparkline(values: Sequence[float], low: float, high: float) -> str:
-    """Values as bars between the least and the greatest; what is no number is left blank."""
-    step = (high - low) / (len(BARS) - 1) or 1.0
-    return "".join(
-        BARS[round((value - low) / step)] if math.isfinite(value) else " " for value in values
-    )
 
 
 def answer(runs: Sequence[Run]) -> str:
@@ -36,11 +28,11 @@ def answer(runs: Sequence[Run]) -> str:
     known = [value for values in curves.values() for value in values if math.isfinite(value)]
     if not known:
         return "no run has tested anything: look at what was printed above"
-    low, high = min(known), max(known)
+    ends = min(known), max(known)
     width = max(map(len, curves))
     lines = [
         f"  {told:<{width}}  {100 * run.final.get(ACCURACY, float('nan')):5.1f} %  "
-        f"{sparkline(curves[told], low, high)}"
+        f"{sparkline(curves[told], ends=ends)}"
         for told, run in shown
     ]
     note = next((run.facts.dataset.note for _, run in shown if run.facts.dataset.note), "")

@@ -5,12 +5,11 @@ Used by `results.py`; English, and Chinese for the pages in that language.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from bnlab.claims import CLAIM_LEVEL, Claim, Contrast, Finding, show_effect, show_limits
+from bnlab.claims import CLAIM_LEVEL, Contrast, Finding, show_effect, show_limits
 from bnlab.docs import Language
 from bnlab.report.plots.canvas import COLORS, INK, WIDTH
 
@@ -37,21 +36,10 @@ HEADERS: Mapping[Language, Sequence[str]] = {
     "zh": ("论断", "判定", "效应", f"{LEVELS} 界限", "n"),
 }
 
-Place: TypeAlias = tuple[str, Contrast]
-
 
 def judged(findings: Sequence[Finding]) -> list[Finding]:
     """Those with a verdict."""
     return [one for one in findings if one.verdict.label != "NOT TESTED" and one.contrast]
-
-
-def places(finding: Finding) -> Iterator[Place]:
-    """What was measured, in each place where it was."""
-    claim: Claim | None = finding.claim
-    contrast = finding.contrast
-    while claim is not None and contrast is not None:
-        yield claim.place, contrast
-        claim, contrast = claim.again, contrast.again
 
 
 def told(finding: Finding, language: Language) -> str:
@@ -69,7 +57,8 @@ def verdicts_table(findings: Sequence[Finding], language: Language) -> list[Sequ
     again, bracket = ("the same", " ({})") if language == "en" else ("同上", "（{}）")
     for finding in judged(findings):
         claim = finding.claim
-        for number, (place, contrast) in enumerate(places(finding)):
+        for number, (one, contrast) in enumerate(finding.places):
+            place = one.place
             said = f": {claim.statement}" if language == "en" else ""
             name = f"`{claim.name}`{said}" if number == 0 else again
             where = CHINESE.get(place, place) if language == "zh" else place
@@ -110,7 +99,7 @@ def before_or_after(findings: Sequence[Finding], language: Language) -> str:
     [finding] = [one for one in findings if one.claim.name == "placement"]
     verdict, heads = finding.verdict, HEADS[language]
     head = heads.get(f"{verdict.label} {verdict.sublabel}".strip(), heads[""])
-    parts = [_which(place, contrast, language) for place, contrast in places(finding)]
+    parts = [_which(one.place, contrast, language) for one, contrast in finding.places]
     if language == "en":
         said = "; ".join(parts)
         return f"**{head}** {said[:1].upper()}{said[1:]}{'.' * bool(said)}".strip() + "\n"
@@ -144,9 +133,9 @@ def verdicts_of_page(page: str, findings: Sequence[Finding], language: Language)
 def draw_verdicts(findings: Sequence[Finding]) -> Figure:
     """Every effect with its limits, in units of its smallest effect of interest: a forest plot."""
     rows = [
-        (finding, place, contrast)
+        (finding, one.place, contrast)
         for finding in judged(findings)
-        for place, contrast in places(finding)
+        for one, contrast in finding.places
     ]
     tall, above, below = 0.46 * len(rows), 0.12, 0.42
     left, right = 2.3, 2.6  # room for names and verdicts, in inches
@@ -183,9 +172,9 @@ def draw_verdicts(findings: Sequence[Finding]) -> Figure:
 def about_picture(findings: Sequence[Finding]) -> str:
     """What the picture shows, for readers who do not see it."""
     parts = [
-        f"{f'{finding.claim.name} {place}'.strip()}: {told(finding, 'en')}, "
+        f"{f'{finding.claim.name} {one.place}'.strip()}: {told(finding, 'en')}, "
         f"{show_effect(contrast.limits.estimate, finding.claim.unit)}"
         for finding in judged(findings)
-        for place, contrast in places(finding)
+        for one, contrast in finding.places
     ]
     return "Verdicts of the reference records. " + "; ".join(parts)

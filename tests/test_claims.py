@@ -44,9 +44,10 @@ from bnlab.claims._contrast import (
     make_contrast,
     named_range,
 )
-from bnlab.claims._evidence import RunIndex, gather, load_claim_plan
+from bnlab.claims._evidence import RunIndex, gather
 from bnlab.claims._findings import _other_networks
 from bnlab.claims._rule import settling_n
+from bnlab.claims._studies import load_claim_plan
 from bnlab.claims.convergence import octaves_saved, times
 from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
 from bnlab.claims.higher_lr import largest_stable, mean_curve, pseudo_values, usable_range

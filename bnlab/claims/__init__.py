@@ -35,15 +35,7 @@ from bnlab.claims._contrast import (
     show_effect,
     show_limits,
 )
-from bnlab.claims._evidence import (
-    PRESETS,
-    SHARED,
-    Gathered,
-    not_asked,
-    refuse_bending,
-    stored_study,
-    study_file,
-)
+from bnlab.claims._evidence import Gathered
 from bnlab.claims._findings import (
     READABLE,
     Finding,
@@ -55,6 +47,14 @@ from bnlab.claims._findings import (
 )
 from bnlab.claims._network import OWN, Network, find_network
 from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
+from bnlab.claims._studies import (
+    PRESETS,
+    SHARED,
+    not_asked,
+    refuse_bending,
+    stored_study,
+    study_file,
+)
 
 __all__ = [
     "ALPHA",

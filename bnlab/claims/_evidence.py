@@ -16,20 +16,11 @@ import numpy as np
 from bnlab.analysis import Run, make_metric, score_of
 from bnlab.analysis.choose import Choice, Point, choose
 from bnlab.analysis.results import images_of
-from bnlab.claims._base import CLAIMS, Claim
 from bnlab.claims._contrast import Array, Evidence
 from bnlab.claims._network import DOCUMENTS, OWN, Network
-from bnlab.config import Config, flatten, parse_override, shipped
-from bnlab.errors import ConfigError
+from bnlab.config import Config
 from bnlab.study.file import Plan, Stage, show_value
-from bnlab.study.load import load_plan, stored_layer
 from bnlab.study.pilot import Pilot, follow_pilot, own_choices, pilot_scores
-
-PRESETS = ("full", "quick", "smoke")
-"""From the strongest evidence to none."""
-
-SHARED = "claims"
-"""Folder below runs/ in which all claims share their runs."""
 
 SMOKE_GUARD = "the preset smoke only proves that everything works; it never gives a verdict"
 
@@ -40,81 +31,6 @@ SCORED: Mapping[Stage, str] = {
     "each": "val/accuracy",
     "final": "test/accuracy",
 }
-
-
-def study_file(name: str) -> Path:
-    """A claim's study: its own, or `configs/claims/NAME.yaml` of the checkout or as installed.
-
-    Raises:
-        ConfigError: If there is no such claim, or its study is not there.
-    """
-    own = CLAIMS[name].study
-    if isinstance(own, Path):
-        return own
-    path = shipped("claims", f"{own or name}.yaml")
-    if path is None:
-        raise ConfigError(
-            f"configs/claims/{own or name}.yaml: missing; install bnlab again, or run it from a "
-            "whole checkout"
-        )
-    return path
-
-
-def stored_study(name: str, preset: str, network: Network = OWN) -> str:
-    """Where a claim's study is kept as it was run, below the runs folder."""
-    own = CLAIMS[name].study
-    scope = preset if network.own else f"{preset}-{network.label}"
-    return f"{SHARED}/{own if isinstance(own, str) else name}-{scope}.yaml"
-
-
-def load_claim_plan(name: str, preset: str, runs_dir: Path, network: Network = OWN) -> Plan:
-    """The study of a claim under one preset, with the images and seeds that it was run with."""
-    file = study_file(name)
-    stored = stored_layer(runs_dir, stored_study(name, preset, network))
-    about = file.stat()
-    key = (file, about.st_mtime_ns, about.st_size, preset, network, repr(stored))
-    if key not in _plans:
-        _plans[key] = load_plan(
-            file,
-            name=SHARED,
-            preset=preset,
-            network=network.layer(preset),
-            stored=stored,
-            stored_seeds=True,
-        )
-    return _plans[key]
-
-
-_plans: dict[tuple[object, ...], Plan] = {}
-"""Made once a process, a tenth of a second each: who judges again asks for all of them again."""
-
-
-def not_asked(claim: Claim, plan: Plan, network: Network) -> str:
-    """Why a claim means nothing on a network, in words; "" if it does."""
-    gone = [arm for arm in (*claim.arms, *claim.needs) if arm not in plan.spec.arms]
-    if not gone:
-        return ""
-    told = f"arm {gone[0]} differs" if len(gone) == 1 else f"arms {', '.join(gone)} differ"
-    return f"cannot be asked of {network.label}: there its {told} in nothing from others"
-
-
-MAY_BE_SET = ("dataset.name", "dataset.root")
-"""Where the images lie; everything else is the claim's protocol."""
-
-
-def refuse_bending(overrides: Sequence[str]) -> None:
-    """Hold a claim to its protocol.
-
-    Raises:
-        ConfigError: If an override sets more than where the images lie.
-    """
-    for text in overrides:
-        for key in flatten(parse_override(text).tree):
-            if key not in MAY_BE_SET:
-                raise ConfigError(
-                    f"--set {text}: a claim's protocol is fixed beforehand; only "
-                    f"{' and '.join(MAY_BE_SET)} may be set (for other settings: bnlab study run)"
-                )
 
 
 class RunIndex:
@@ -288,16 +204,24 @@ class _Cells:
         self.plan, self.index = plan, index
         self.asked: dict[tuple[str, int], Run | None] = {}
         self.unsettled = 0
+        self._known: dict[tuple[Stage, str, Point], tuple[str, dict[int, Run]]] = {}
 
     def runs(self, stage: Stage, arm: str, point: Point, seeds: Iterable[int]) -> dict[int, Run]:
         """The finished ones of a stage, by seed."""
-        config = self.plan.configs[stage, arm, point]
-        there = self.index.runs_of(config)
-        scored = _results(there.values(), SCORED[stage])
-        found = {seed: there[seed] for seed in seeds if seed in scored}
-        digest = config.hash
+        digest, there = self._scored(stage, arm, point)
+        found = {seed: there[seed] for seed in seeds if seed in there}
         self.asked.update({(digest, seed): found.get(seed) for seed in seeds})
         return found
+
+    def _scored(self, stage: Stage, arm: str, point: Point) -> tuple[str, dict[int, Run]]:
+        """The hash of a configuration, and its runs that have a score; asked for many times."""
+        key = stage, arm, point
+        if key not in self._known:
+            config = self.plan.configs[key]
+            there = self.index.runs_of(config)
+            scored = _results(there.values(), SCORED[stage])
+            self._known[key] = config.hash, {seed: there[seed] for seed in scored}
+        return self._known[key]
 
     def final(self, arm: str, points: Points) -> dict[int, Run]:
         """The finished final runs of an arm, by seed, each at its own point."""

@@ -26,18 +26,10 @@ from bnlab.claims._contrast import (
     Contrast,
     Failures,
 )
-from bnlab.claims._evidence import (
-    PRESETS,
-    SHARED,
-    Gathered,
-    RunIndex,
-    gather,
-    load_claim_plan,
-    not_asked,
-    study_file,
-)
+from bnlab.claims._evidence import Gathered, RunIndex, gather
 from bnlab.claims._network import DOCUMENTS, OWN, Network
 from bnlab.claims._rule import MIN_N, RULE, judge
+from bnlab.claims._studies import PRESETS, SHARED, load_claim_plan, not_asked, study_file
 from bnlab.errors import ConfigError
 from bnlab.records import Remark
 
@@ -70,6 +62,17 @@ class Finding:
     def n(self) -> int:
         """Seeds behind the effect, those aside on which a run diverged."""
         return 0 if self.contrast is None else len(self.contrast.differences)
+
+    @property
+    def places(self) -> list[tuple[Claim, Contrast]]:
+        """The claim and what was measured, in each place where it was; nothing while runs lack."""
+        found: list[tuple[Claim, Contrast]] = []
+        claim: Claim | None = self.claim
+        contrast = self.contrast
+        while claim is not None and contrast is not None:
+            found.append((claim, contrast))
+            claim, contrast = claim.again, contrast.again
+        return found
 
     @property
     def smallest_effect(self) -> float:

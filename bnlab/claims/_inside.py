@@ -1,5 +1,6 @@
 """Readings from inside the networks of a study, as the claims about mechanisms compare them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,12 +86,19 @@ def at_matched_loss(evidence: Evidence, readings: dict[str, Array]) -> dict[str,
             continue
         level = max(row.min() for row in rows.values())
         for arm, row in rows.items():
-            matched[arm][seed] = _where_first(row, readings[arm][seed], level)
+            matched[arm][seed] = where_first(row, readings[arm][seed], level)
     return matched
 
 
-def _where_first(loss: Array, reading: Array, level: float) -> float:
-    there = int(np.flatnonzero(loss <= level)[0])
+def where_first(loss: Array, reading: Array, level: float) -> float:
+    """A reading where one run's loss first comes down to a level; between two points on a line.
+
+    The first reading where the loss begins below it, NaN where it never comes down so far.
+    """
+    below = np.flatnonzero(loss <= level)
+    if len(below) == 0:
+        return math.nan
+    there = int(below[0])
     if there == 0:
         return float(reading[0])
     share = (loss[there - 1] - level) / (loss[there - 1] - loss[there])
@@ -106,3 +114,13 @@ def as_bounds(differences: Array) -> tuple[Array, Array]:
     """Differences as the bounds of a median: a seed that broke down sets none."""
     known = np.isfinite(differences)
     return np.where(known, differences, -np.inf), np.where(known, differences, np.inf)
+
+
+def unrecorded(evidence: Evidence, differences: Array, quantity: str) -> str:
+    """Why no verdict may be built on runs that trained and recorded nothing of a quantity."""
+    arms = list(evidence.diverged)
+    trained = np.all([evidence.diverged[arm] == 0 for arm in arms], axis=0)
+    lost = int((trained & ~np.isfinite(differences)).sum())
+    if lost and not layers_of(evidence, "batch", quantity):
+        return f"no {quantity} was recorded; the study's probes were not run"
+    return f"on {lost} seeds no {quantity} was recorded" if lost else ""

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_median_contrast
-from bnlab.claims._inside import as_bounds, at_matched_loss, layers_of, over_layers
+from bnlab.claims._inside import as_bounds, at_matched_loss, over_layers, unrecorded
 
 MEAN, SD = "drift_mean_epoch", "drift_sd_epoch"
 STEP = "drift_mean_step"
@@ -54,16 +54,6 @@ def measure(evidence: Evidence) -> Contrast:
         [best_lrs(evidence), *divergences(evidence)],
         unrecorded(evidence, differences, MEAN),
     )
-
-
-def unrecorded(evidence: Evidence, differences: Array, quantity: str) -> str:
-    """Why no verdict may be built on runs that trained and recorded nothing of a quantity."""
-    arms = list(evidence.diverged)
-    trained = np.all([evidence.diverged[arm] == 0 for arm in arms], axis=0)
-    lost = int((trained & ~np.isfinite(differences)).sum())
-    if lost and not layers_of(evidence, "batch", quantity):
-        return f"no {quantity} was recorded; the study's probes were not run"
-    return f"on {lost} seeds no {quantity} was recorded" if lost else ""
 
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:

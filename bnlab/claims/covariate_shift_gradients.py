@@ -6,8 +6,14 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
-from bnlab.claims._inside import at_matched_loss, mean_over_epochs, over_layers
-from bnlab.claims.covariate_shift import unrecorded
+from bnlab.claims._inside import (
+    at_matched_loss,
+    layers_of,
+    mean_over_epochs,
+    mean_over_layers,
+    over_layers,
+    unrecorded,
+)
 
 RELATIVE, RAW, COSINE = (
     "gradient_shift_relative",
@@ -53,11 +59,9 @@ def measure(evidence: Evidence) -> Contrast:
 
 
 def _cosine(evidence: Evidence, arm: str) -> Array:
-    start = f"probe/{COSINE}/"
-    curves = [found for tag, found in evidence.curves.get(arm, {}).items() if tag.startswith(start)]
-    if not curves:
-        return np.full(len(evidence.best[arm]), np.nan)
-    return mean_over_epochs(np.mean(curves, axis=0))
+    """Mean over layers and epochs: (seeds,)."""
+    layers = layers_of(evidence, arm, COSINE)
+    return mean_over_epochs(mean_over_layers(evidence, arm, COSINE, layers))
 
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:

@@ -20,6 +20,7 @@ from bnlab.claims._contrast import (
     detail,
     make_contrast,
 )
+from bnlab.claims._inside import where_first
 
 FITTED, TESTED = "probe/eval_loss/train", "test/loss"
 """Loss on training images as at test time, and on test images."""
@@ -51,13 +52,7 @@ def gap_at(fitted: Array, tested: Array, level: float) -> float:
     """
     read = np.isfinite(tested)
     train, test = (np.concatenate([[CHANCE_LOSS], found[read]]) for found in (fitted, tested))
-    there = np.flatnonzero(train <= level)
-    if len(there) == 0 or there[0] == 0:
-        return math.nan
-    after = int(there[0])
-    before = after - 1
-    share = (train[before] - level) / (train[before] - train[after])
-    return float(test[before] + share * (test[after] - test[before]) - level)
+    return where_first(train, test, level) - level if train[0] > level else math.nan
 
 
 def gaps(evidence: Evidence, arms: tuple[str, ...]) -> dict[str, Array]:

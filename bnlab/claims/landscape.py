@@ -6,8 +6,7 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
-from bnlab.claims._inside import at_matched_loss, mean_over_epochs
-from bnlab.claims.covariate_shift import unrecorded
+from bnlab.claims._inside import at_matched_loss, mean_over_epochs, unrecorded
 
 
 def _curve(evidence: Evidence, arm: str, tag: str) -> Array:

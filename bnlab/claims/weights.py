@@ -6,8 +6,7 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
-from bnlab.claims._inside import layers_of, mean_over_layers
-from bnlab.claims.covariate_shift import unrecorded
+from bnlab.claims._inside import layers_of, mean_over_layers, unrecorded
 
 GROWTH = "weight_growth"
 

@@ -69,12 +69,15 @@ def _percent(value: Any) -> str:
 # --------------------------------------------------------------------------------------------- show
 
 
-def sparkline(values: Sequence[float | None], width: int = 48) -> str:
+def sparkline(
+    values: Sequence[float | None], width: int = 48, ends: tuple[float, float] | None = None
+) -> str:
     """Values as one line of blocks, from the least to the greatest; a dot where there is none.
 
     Args:
         values: In order; more than `width` are averaged in groups.
         width: Characters at most.
+        ends: Least and greatest of all lines that are to be compared, this one's by default.
     """
     size = -(-len(values) // width) if values else 1
     groups = [values[start : start + size] for start in range(0, len(values), size)]
@@ -85,7 +88,8 @@ def sparkline(values: Sequence[float | None], width: int = 48) -> str:
     known = [mean for mean in means if mean is not None]
     if not known:
         return BLANK * len(means)
-    low, reach = min(known), max(known) - min(known)
+    low, high = ends or (min(known), max(known))
+    reach = high - low
     steps = len(SPARK) - 1
     return "".join(
         BLANK if mean is None else SPARK[round(steps * (mean - low) / reach) if reach else 0]

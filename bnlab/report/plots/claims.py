@@ -88,14 +88,12 @@ _Row = tuple[str, str, str, tuple[float, float, float]]
 
 def rows_of(finding: Finding) -> list[_Row]:
     """Verdict, words, tip and limits as multiples: of a claim, or of each place it is asked in."""
-    claim, contrast, verdict = finding.claim, finding.contrast, finding.verdict
-    assert contrast is not None
-    sides = [(claim, contrast, verdict.interval or contrast.interval)]
-    if claim.again is not None and contrast.again is not None:
-        again = contrast.again
-        sides.append((claim.again, again, again.limits if verdict.interval else again.interval))
+    claim, verdict, sides = finding.claim, finding.verdict, finding.places
     rows: list[_Row] = []
-    for one, measured, limits in sides:
+    for place, (one, measured) in enumerate(sides):
+        limits = measured.interval
+        if verdict.interval is not None:
+            limits = measured.limits if place else verdict.interval
         smallest = one.smallest(finding.gathered.preset)
         where = f" ({one.place})" if len(sides) > 1 else ""
         bound = f" of at most {one.show(smallest).lstrip('+')}" if one.bounded else ""
