@@ -625,6 +625,14 @@ def test_an_extended_grid_keeps_what_was_trained_at_the_old_choice(write: Write)
     assert len(roots_of(file.parent / "runs")) == 6 + 2 + 2
 
 
+def test_a_disk_that_takes_no_folder_for_a_study_is_told_in_one_line(write: Write) -> None:
+    file = write(**PLAIN, seeds=1)
+    (file.parent / "runs").mkdir()
+    (file.parent / "runs" / "tiny").write_text("a file where the folder should be")
+    with pytest.raises(BnlabError, match=r"runs/tiny: cannot be written"):
+        run_study(load(file), file.parent / "runs", StudyOptions(device="cpu"))
+
+
 def test_runs_in_threads_are_the_runs_that_they_would_be_alone(write: Write) -> None:
     file = write(**PLAIN, seeds=2)
     curves = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bnlab import __version__
 from bnlab.config import differences, parse_yaml, read_file
 from bnlab.errors import BnlabError, ConfigError, RefusedError, StopRequestedError
-from bnlab.records import LockedError, RunDir, read_facts, write_text
+from bnlab.records import LockedError, RunDir, read_facts, storage, write_text
 from bnlab.study.board import Board
 from bnlab.study.estimate import budget_excess, estimate_left
 from bnlab.study.executors import (
@@ -296,7 +296,8 @@ def _store(study: Study, runs_dir: Path, say: Callable[[str], None]) -> None:
                 )
             say(f"the study has changed since it was run last:\n{said}")
     if not path.exists() or path.read_text(encoding="utf-8") != study.text:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with storage(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, study.text)
 
 
