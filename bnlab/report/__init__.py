@@ -4,6 +4,7 @@ A report is an ordered tuple of section functions, each from a `Comparison` to a
 the renderers turn into their format. The same runs give the same bytes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from bnlab.analysis import Comparison
@@ -18,6 +19,7 @@ __all__ = [
     "is_reference",
     "read_report",
     "to_json",
+    "write_files",
     "write_report",
 ]
 
@@ -89,6 +91,16 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         "curves.csv": curves_csv(comparison),
         **{f"{name}.svg": drawing for name, drawing in drawings.items()},
     }
+    write_files(folder, files)
+    return [folder / name for name in files]
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write texts by name into a folder, which is made.
+
+    Raises:
+        StorageError: If the folder cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,4 +109,3 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         ) from None
     for name, text in files.items():
         write_text(folder / name, text)
-    return [folder / name for name in files]

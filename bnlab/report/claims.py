@@ -21,7 +21,7 @@ from bnlab.claims import (
     show_smallest,
 )
 from bnlab.errors import shown_json
-from bnlab.records import StorageError, write_text
+from bnlab.report import write_files
 from bnlab.report.blocks import Block, Bullets, Column, Plot, Section, Table, Text
 from bnlab.report.numbers import MISSING, p_value
 
@@ -143,14 +143,7 @@ def write_claims(findings: Sequence[Finding], folder: Path) -> Path:
         "claims.json": shown_json(json.dumps(as_data(list(findings)), indent=2, allow_nan=False))
         + "\n",
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be made: {error.strerror}; choose another folder with --out"
-        ) from None
-    for name, text in files.items():
-        write_text(folder / name, text)
+    write_files(folder, files)
     return folder / "claims.html"
 
 

@@ -132,8 +132,12 @@ def hold_harmless(name: str, data: bytes, tags: set[str]) -> None:
     elif name.endswith(".svg"):
         for element in ET.fromstring(text).iter():  # noqa: S314 - made by bnlab
             live = [key for key in element.attrib if key.startswith("on") or "href" in key]
-            # A link to a place in the figure, or to a run's folder: without a colon, no scheme.
-            live = [key for key in live if key.startswith("on") or ":" in element.attrib[key]]
+            # A place in the figure, or the address of a folder, in which all else is encoded.
+            live = [
+                key
+                for key in live
+                if key.startswith("on") or not re.fullmatch(r"#.*|[\w%./~-]*", element.attrib[key])
+            ]
             hold(not live and "script" not in element.tag, f"{name}: {element.tag} {live}")
     elif name.endswith(".csv"):
         for line in csv.reader(io.StringIO(text)):
