@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -192,6 +193,17 @@ def test_an_archive_of_gzip_is_read_and_one_that_is_damaged_is_named(tmp_path: P
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x5A]) + data[place + 1 :])
         with pytest.raises(BnlabError, match="not a whole archive"):
             find_runs([path])
+
+
+def test_an_archive_that_changed_within_a_tick_of_the_clock_is_read_again(tmp_path: Path) -> None:
+    pack([made(tmp_path / "runs", seeds=1)], tmp_path / "x.tar.xz")
+    path, whole = tmp_path / "x.tar.xz", (tmp_path / "x.tar.xz").read_bytes()
+    assert len(find_runs([path]).runs) == 2
+    dates = path.stat()
+    path.write_bytes(whole[:-9] + b"\0" + whole[-8:])
+    os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    with pytest.raises(BnlabError, match="not a whole archive"):
+        find_runs([path])
 
 
 def hostile(path: Path, members: Mapping[str, bytes | str]) -> None:

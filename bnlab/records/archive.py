@@ -44,14 +44,16 @@ def read_archive(path: Path) -> Mapping[str, bytes]:
         BnlabError: If it cannot be read, or holds more than `MAX_BYTES`.
     """
     try:
-        state = path.stat()
+        with path.open("rb") as file:
+            # Not its date: two writings within a tick of the clock have the same.
+            digest = hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         raise BnlabError(f"{path}: unreadable: {error.strerror}") from None
-    return _read(path, state.st_mtime_ns, state.st_size)
+    return _read(path, digest)
 
 
 @lru_cache(maxsize=8)
-def _read(path: Path, _changed: int, _size: int) -> Mapping[str, bytes]:
+def _read(path: Path, _digest: bytes) -> Mapping[str, bytes]:
     contents: dict[str, bytes] = {}
     try:
         with _decompressed(path) as file:
