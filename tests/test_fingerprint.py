@@ -75,9 +75,9 @@ def test_a_run_goes_through_the_loop_its_parts_and_the_plug_ins_that_it_chose(
     for chosen in ("norms/ghost", "norms/_affine", "datasets/synthetic", "models/convnet"):
         assert f"training/{chosen}.py" in code
     others = [f"training/norms/{name}.py" for name in NORMS if name != "ghost"]
-    traceless = [f"training/probes/{name}.py" for name in PROBES]
-    traceless += [f"training/{name}.py" for name in ("recorder", "experiment", "provenance")]
-    assert not code.keys() & {*others, *traceless, "training/datasets/folder.py"}
+    not_asked = [f"training/probes/{name}.py" for name in PROBES]
+    traceless = [f"training/{name}.py" for name in ("recorder", "experiment", "provenance")]
+    assert not code.keys() & {*others, *not_asked, *traceless, "training/datasets/folder.py"}
 
 
 def test_every_module_of_training_counts_or_is_known_to_leave_no_trace(
@@ -91,6 +91,7 @@ def test_every_module_of_training_counts_or_is_known_to_leave_no_trace(
     for network in (f"name={name}" for name in MODELS if name != "file"):
         known |= code_of(tiny_config(f"model.{network}")).keys()
     known |= code_of(tiny_config(f"model.file={mine}:Net")).keys()
+    known |= code_of(tiny_config(f"probes=[{','.join(PROBES)}]")).keys()
     for path in (module.PACKAGE / "training").rglob("*.py"):
         place = path.relative_to(module.PACKAGE).as_posix()
         parts = ["bnlab", *place.removesuffix(".py").split("/")]
@@ -116,8 +117,15 @@ def test_threads_may_ask_at_the_same_time(tiny_config: MakeConfig) -> None:
         assert found == [expected] * 8
 
 
-def test_probes_change_no_fingerprint(tiny_config: MakeConfig) -> None:
-    assert code_of(tiny_config("probes=[weights]")) == code_of(tiny_config())
+def test_the_probes_whose_values_are_recorded_count_and_change_no_other_fingerprint(
+    tiny_config: MakeConfig,
+) -> None:
+    without, with_one = code_of(tiny_config()), code_of(tiny_config("probes=[weights]"))
+    assert without.items() <= with_one.items()
+    probing = {f"training/probes/{name}.py" for name in ("__init__", "_base", "_running")}
+    added = with_one.keys() - without.keys()
+    assert {"training/probes/weights.py", *probing} <= added
+    assert "training/probes/shift.py" not in added
 
 
 def test_the_record_of_a_run_holds_its_fingerprints(

@@ -15,9 +15,13 @@ from bnlab.records import RunDir, RunFacts, read_config, read_facts
 from bnlab.training.batches import Batches
 from bnlab.training.datasets import Progress, Split, Splits, load_splits, silent
 from bnlab.training.device import autocast, numerics, resolve_device, resolve_precision
-from bnlab.training.experiment import POPULATION_IMAGES
 from bnlab.training.models import roles
-from bnlab.training.probes import average_statistics, in_training, tracking_norms
+from bnlab.training.probes import (
+    POPULATION_IMAGES,
+    average_statistics,
+    in_training,
+    tracking_norms,
+)
 from bnlab.training.task import mixed_batches
 from bnlab.training.trained import TrainedNetwork, load_network
 

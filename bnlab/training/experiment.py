@@ -26,7 +26,7 @@ from bnlab.training.lane import alone, lane, wait_for
 from bnlab.training.loop import Position, Task, fit
 from bnlab.training.models import roles
 from bnlab.training.pictures import MOST_CLASSES, count_confusions, first_batch
-from bnlab.training.probes import PROBE_IMAGES, Sample, look_at_start, run_probes
+from bnlab.training.probes import POPULATION_IMAGES, PROBE_IMAGES, Sample, look_at_start, run_probes
 from bnlab.training.provenance import (
     describe_attempt,
     describe_change,
@@ -56,10 +56,6 @@ log = logging.getLogger("bnlab")
 CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints while training goes on. An epoch may take a tenth of a second
 and a checkpoint as long; a kill costs at most this much work, plus an epoch."""
-
-POPULATION_IMAGES = 10_000
-"""Training images from which a probe may take the population's statistics: 10^3 to 10^4 suffice
-(Wu and Johnson 2021)."""
 
 
 class Watcher:

@@ -1,9 +1,10 @@
 """Fingerprints of the sources that a run's training goes through and that can change its numbers.
 
 From the loop and the building of its parts every import inside `training/` is followed, and of each
-family only the chosen plug-in's file; what leaves no trace on a run is passed over. So a new probe
-or norm voids no record, and no file that matters can be forgotten. The schema's defaults need no
-fingerprint: the resolved configuration spells them out, and its hash covers them.
+family only the chosen plug-ins' files, those of the recorded probes too; what leaves no trace on a
+record is passed over. So a new probe or norm voids no record, and no file that matters can be
+forgotten. The schema's defaults need no fingerprint: the resolved configuration spells them out,
+and its hash covers them.
 
 A source counts as its syntax tree without comments, docstrings and formatting; the text of the tree
 is bnlab's own, for Python's differs from version to version.
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from bnlab.config import Config
-from bnlab.registry import DATASETS, MODELS, NORMS
+from bnlab.registry import DATASETS, MODELS, NORMS, PROBES
 
 PACKAGE = Path(__file__).resolve().parents[1]
 TRAINING = "bnlab.training"
@@ -38,7 +39,6 @@ TRACELESS = frozenset(
         "lane",
         "layers",
         "pictures",
-        "probes",
         "provenance",
         "recorder",
         "resume",
@@ -59,6 +59,7 @@ def code_of(config: Config) -> dict[str, str]:
         DATASETS[config.dataset.name],
         MODELS[config.model.name],
         NORMS[config.model.norm.name],
+        *(PROBES[name] for name in config.probes),
     )
     waiting = [*ROOTS, *(plugin.__module__ for plugin in plugins)]
     found: dict[str, str] = {}

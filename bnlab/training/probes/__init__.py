@@ -10,6 +10,7 @@ from torch import nn
 
 from bnlab import registry
 from bnlab.training.probes._base import (
+    POPULATION_IMAGES,
     PROBE_IMAGES,
     Probe,
     Sample,
@@ -26,6 +27,7 @@ without any it gives nothing. `remembers` for one that compares with an earlier 
 before the first step. `costly` for one that takes longer than an epoch of `quick`."""
 
 __all__ = [
+    "POPULATION_IMAGES",
     "PROBES",
     "PROBE_IMAGES",
     "Probe",

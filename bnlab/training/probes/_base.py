@@ -57,6 +57,10 @@ else a quantity is measured by."""
 PROBE_IMAGES = 1024
 """Fixed, un-augmented training images that probes look at (a dead unit needs about 1,000)."""
 
+POPULATION_IMAGES = 10_000
+"""Training images behind a population's statistics, but at least one batch: 10^3 to 10^4 suffice
+(Wu and Johnson 2021)."""
+
 
 @contextmanager
 def leave_no_trace(model: nn.Module) -> Iterator[None]:

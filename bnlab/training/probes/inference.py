@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 from bnlab.training.probes import PROBES
-from bnlab.training.probes._base import Batch, Sample, eval_mode, loss_and_accuracy
+from bnlab.training.probes._base import (
+    POPULATION_IMAGES,
+    Batch,
+    Sample,
+    eval_mode,
+    loss_and_accuracy,
+)
 from bnlab.training.probes._running import (
     LARGE_BATCH,
     in_training,
@@ -18,9 +24,6 @@ from bnlab.training.probes._running import (
 
 SMALL_BATCH = 8
 """Images behind the statistics of `batches_of_8`."""
-
-POPULATION_IMAGES = 10_000
-"""Augmented training images behind a population, but at least one batch."""
 
 
 @PROBES.register("inference", facts=("costly",))
