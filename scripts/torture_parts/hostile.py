@@ -83,6 +83,9 @@ MARKDOWN = re.compile(
 )
 """Headings, tags and links of others' making; the figures of their probes are bnlab's."""
 FORMULA = re.compile(r"^\s*[=+\-@]")
+ADDRESS = re.compile(r"#[\w-]*|(?!//)[\w%./~-]*")
+"""A place on the page, or a folder beside it, in whose address all else is encoded: it names no
+scheme and no host."""
 
 
 class _Page(HTMLParser):
@@ -99,6 +102,8 @@ class _Page(HTMLParser):
         self._within = tag
         for name, value in attrs:
             acts = name in ("href", "src", "style", "srcdoc", "action", "xlink:href")
+            if tag == "a" and name == "href":
+                acts = not ADDRESS.fullmatch(str(value))
             if name.startswith("on") or MARK in name or (acts and MARK in str(value).lower()):
                 self.live.append(f"{tag} {name}={value}")
 
@@ -131,12 +136,10 @@ def hold_harmless(name: str, data: bytes, tags: set[str]) -> None:
         hold(not page.live, f"{name}: {page.live}")
     elif name.endswith(".svg"):
         for element in ET.fromstring(text).iter():  # noqa: S314 - made by bnlab
-            live = [key for key in element.attrib if key.startswith("on") or "href" in key]
-            # A place in the figure, or the address of a folder, in which all else is encoded.
             live = [
                 key
-                for key in live
-                if key.startswith("on") or not re.fullmatch(r"#.*|[\w%./~-]*", element.attrib[key])
+                for key, value in element.attrib.items()
+                if key.startswith("on") or ("href" in key and not ADDRESS.fullmatch(value))
             ]
             hold(not live and "script" not in element.tag, f"{name}: {element.tag} {live}")
     elif name.endswith(".csv"):
