@@ -1,6 +1,7 @@
 """What commands print at 80 and at 120 columns: no line too long, no word cut in two."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from made_runs import make_run
 from typer.testing import CliRunner
 
 from bnlab.cli import app
-from bnlab.cli.console import epoch_line
+from bnlab.cli.console import Forecast, epoch_line
 from bnlab.cli.output import wrapped
+from bnlab.training.loop import Position
 
 WIDTHS = (80, 120)
 RECORD = {
@@ -43,11 +45,7 @@ def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("claims explain", ("covariate_shift_gradients", "inference_statistics")),
         ("claims explain higher_lr", ("arXiv:1502.03167",)),
         ("claims explain covariate_shift", ()),
-        pytest.param(
-            "claims --runs-dir none",
-            ("covariate_shift_gradients", "TESTED"),
-            marks=pytest.mark.slow,  # all studies of all claims are read
-        ),
+        ("claims --runs-dir none", ("placement", "SUPPORTED")),
         ("runs", ("s7", "status", "done")),
         ("compare", ("batch-before_activation", "batch-after_activation")),
         ("audit", ()),
@@ -91,3 +89,27 @@ def test_a_long_line_is_broken_between_words_and_indented() -> None:
     assert wrapped("  one two three", 9) == "  one two\n    three"
     assert wrapped("a /path/that/has/no/end b", 10) == "a\n  /path/that/has/no/end\n  b"
     assert wrapped("short", 9) == "short"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, step_seconds: float, epochs: int) -> list[str]:
+    """What is said in the first 100 steps of a run whose first step takes a minute."""
+    clock = iter([60 + step_seconds * step for step in range(1, 101)])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    forecast = Forecast(epochs)
+    lines = [forecast.after_step(Position(epoch=0, step=step), steps=100) for step in range(1, 101)]
+    return [line for line in lines if line]
+
+
+def test_a_run_tells_once_how_long_it_takes_from_its_first_steps_but_the_very_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (line,) = told(monkeypatch, step_seconds=0.36, epochs=200)
+    assert len(line) <= 80
+    assert line.startswith("200 epochs ahead: about 1:59:57,")  # 7 steps of 20,000 are done
+    assert "(from 6 timed steps)" in line
+
+
+def test_a_run_of_a_few_seconds_tells_nothing_before_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert told(monkeypatch, step_seconds=0.01, epochs=2) == []

@@ -24,6 +24,10 @@ STEP_REFRESH_SECONDS = 0.2
 STUDY_REFRESH_SECONDS = 0.5
 LOADING_SECONDS = 2.0
 """Without a terminal, loading says a line only this often."""
+TIMED_SECONDS = 2.0
+TIMED_STEPS = 20
+"""How long a run takes is told after so much of it, whichever comes first."""
+WORTH_TELLING_SECONDS = 10.0
 
 
 def stderr_console() -> Console:
@@ -94,11 +98,42 @@ def _live_bars(console: Console) -> Progress:
     )
 
 
-class PlainWatcher(Watcher):
-    """One line an epoch, with the time left."""
+class Forecast:
+    """How long a run takes, from its first steps but the very first, in which buffers are made."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._first: tuple[float, int] | None = None
+        self._told = False
+
+    def after_step(self, position: Position, steps: int) -> str | None:
+        """A line, once, as soon as enough steps are timed; None for a run of a few seconds."""
+        if self._told:
+            return None
+        now, done = time.monotonic(), position.epoch * steps + position.step
+        if self._first is None:
+            self._first = now, done
+            return None
+        since, first = self._first
+        timed = done - first
+        if timed < 1 or (now - since < TIMED_SECONDS and timed < TIMED_STEPS):
+            return None
+        self._told = True
+        left = (now - since) / timed * (self._epochs * steps - done)
+        if left < WORTH_TELLING_SECONDS:
+            return None
+        ahead = self._epochs - position.epoch
+        return (
+            f"{ahead} epoch{'s' * (ahead > 1)} ahead: about {_duration(left)}, testing not counted "
+            f"(from {timed} timed step{'s' * (timed > 1)})"
+        )
+
+
+class PlainWatcher(Watcher):
+    """How long it will take, then one line an epoch, with the time left."""
+
+    def __init__(self, console: Console, forecast: Forecast | None = None) -> None:
+        self._console, self._forecast = console, forecast
         self._seconds: list[float] = []
         self._said = time.monotonic()
 
@@ -108,6 +143,11 @@ class PlainWatcher(Watcher):
             self._said = time.monotonic()
             end = f" of {total:,}" if total else ""
             self._console.print(f"{what}: {done:,}{end}", markup=False, soft_wrap=True)
+
+    def step(self, position: Position, steps: int) -> None:
+        """Say once how long it will take."""
+        if self._forecast and (line := self._forecast.after_step(position, steps)):
+            self._console.print(line, markup=False, soft_wrap=True)
 
     def epoch(self, config: Config, record: Mapping[str, Any]) -> None:
         """Say how the epoch went."""
@@ -126,6 +166,7 @@ class LiveWatcher(Watcher):
         self._task: TaskID | None = None
         self._loading: TaskID | None = None
         self._config: Config | None = None
+        self._forecast: Forecast | None = None
         self._refreshed = 0.0
 
     def loading(self, what: str, done: int, total: int) -> None:
@@ -145,10 +186,12 @@ class LiveWatcher(Watcher):
 
     def starting(self, config: Config) -> None:
         """Know the length of the run that is about to start."""
-        self._config = config
+        self._config, self._forecast = config, Forecast(config.train.epochs)
 
     def step(self, position: Position, steps: int) -> None:
-        """Move the bar, at most a few times a second."""
+        """Move the bar, at most a few times a second, and say once how long it will take."""
+        if self._forecast and (line := self._forecast.after_step(position, steps)):
+            self._progress.console.print(line, markup=False)
         now = time.monotonic()
         if self._config is None or now - self._refreshed < STEP_REFRESH_SECONDS:
             return
@@ -193,7 +236,7 @@ def watching(config: Config) -> Iterator[Watcher]:
     """A watcher that suits where stderr goes."""
     console = stderr_console()
     if not console.is_terminal:
-        yield PlainWatcher(console)
+        yield PlainWatcher(console, Forecast(config.train.epochs))
         return
     watcher = LiveWatcher(console)
     watcher.starting(config)
