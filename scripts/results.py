@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from verdicts import (
     about_picture,
     before_or_after,
-    draw_verdicts,
+    judged,
     verdicts_of_page,
     verdicts_table,
 )
@@ -42,6 +42,7 @@ from bnlab.docs import FOLDER, Language
 from bnlab.report import write_report
 from bnlab.report.claims import write_claims
 from bnlab.report.plots.canvas import svg
+from bnlab.report.plots.claims import draw_all
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "runs" / "reference"
@@ -368,7 +369,7 @@ def documents(folder: Path) -> dict[Path, str]:
         *calibration(json.loads((REFERENCE / "calibration.json").read_text(encoding="utf-8"))),
     ]
     made = {REFERENCE / "RESULTS.md": "\n".join(results)}
-    made[PICTURE] = svg("verdicts", lambda: draw_verdicts(findings), about_picture(findings))
+    made[PICTURE] = svg("verdicts", lambda: draw_all(judged(findings)), about_picture(findings))
     for page in (README, *sorted(FOLDER.glob("*/*.md"))):
         text = page.read_text(encoding="utf-8")
         own = verdicts_of_page(text, findings, "zh" if page.parent.name == "zh" else "en")

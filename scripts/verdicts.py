@@ -7,11 +7,8 @@ Used by `results.py`; English, and Chinese for the pages in that language.
 import re
 from collections.abc import Mapping, Sequence
 
-from matplotlib.figure import Figure
-
 from bnlab.claims import CLAIM_LEVEL, Contrast, Finding, show_effect, show_limits
 from bnlab.docs import Language
-from bnlab.report.plots.canvas import COLORS, INK, WIDTH
 
 LEVELS = f"{100 * CLAIM_LEVEL:g} %"
 
@@ -128,45 +125,6 @@ def verdicts_of_page(page: str, findings: Sequence[Finding], language: Language)
             groups.setdefault(told(finding, language), []).append(f"`{finding.claim.name}`")
     colon = ": " if language == "en" else "："
     return "".join(f"- {said}{colon}{', '.join(names)}\n" for said, names in groups.items())
-
-
-def draw_verdicts(findings: Sequence[Finding]) -> Figure:
-    """Every effect with its limits, in units of its smallest effect of interest: a forest plot."""
-    rows = [
-        (finding, one.place, contrast)
-        for finding in judged(findings)
-        for one, contrast in finding.places
-    ]
-    tall, above, below = 0.46 * len(rows), 0.12, 0.42
-    left, right = 2.3, 2.6  # room for names and verdicts, in inches
-    figure = Figure(figsize=(left + 0.75 * WIDTH + right, tall + above + below))
-    wide, high = figure.get_size_inches()
-    axes = figure.add_axes((left / wide, below / high, 1 - (left + right) / wide, tall / high))
-    axes.axvline(0, color=INK, linewidth=0.9)
-    axes.axvline(1, color=COLORS[2], linewidth=1.2, linestyle="--")
-    for row, (finding, _, contrast) in enumerate(rows):
-        smallest, limits = finding.smallest_effect, contrast.limits
-        color = COLORS[1] if limits.low > 0 else COLORS[2] if limits.high < 0 else COLORS[0]
-        ends = [limits.low / smallest, limits.high / smallest]
-        axes.plot(ends, [row, row], color=color, linewidth=2)
-        axes.plot([limits.estimate / smallest], [row], color=color, marker="D", markersize=6)
-        first = row == 0 or rows[row - 1][0] is not finding
-        words = told(finding, "en").replace(" (", "\n(") if first else ""
-        axes.annotate(
-            f"{show_effect(limits.estimate, finding.claim.unit)}  {words}",
-            (1, row), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center",
-        )  # fmt: skip
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(
-        range(len(rows)),
-        [finding.claim.name + f"\n{place}" * bool(place) for finding, place, _ in rows],
-    )
-    axes.tick_params("y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"effect with {LEVELS} limits, in smallest effects of interest (dashed: 1)")
-    return figure
 
 
 def about_picture(findings: Sequence[Finding]) -> str:

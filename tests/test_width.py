@@ -47,6 +47,9 @@ def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("claims explain covariate_shift", ()),
         ("claims --runs-dir none", ("placement", "SUPPORTED")),
         ("runs", ("s7", "status", "done")),
+        ("show {before}/s0", ("batch-before_activation", "Provenance")),
+        ("judge {after} {before}", ("diverged",)),
+        ("pack runs -o packed.tar.xz", ("packed.tar.xz",)),
         ("compare", ("batch-before_activation", "batch-after_activation")),
         ("audit", ()),
         ("configs", ("seed_as_written", "presets/quick")),
@@ -60,7 +63,9 @@ def test_no_line_is_too_long_and_no_name_is_cut(
     monkeypatch: pytest.MonkeyPatch, width: int, command: str, whole: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    result = CliRunner().invoke(app, command.split())
+    after, before = sorted(Path("runs/a_study").iterdir())
+    words = command.format(before=before, after=after).split()
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.exception
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines

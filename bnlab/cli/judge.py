@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bnlab.cli.options import AsJson
-from bnlab.cli.output import print_json, print_line, remark
+from bnlab.cli.output import print_json, print_wrapped, remark
 from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def judge(
     if as_json:
         print_json({**judged.as_data(), "exit_code": code})
     else:
-        print_line(_line(judged))
+        print_wrapped(_line(judged))
     raise typer.Exit(code)
 
 

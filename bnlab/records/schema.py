@@ -147,4 +147,4 @@ class Summary(Record):
         if not isinstance(data, Mapping):
             return data
         plain = {key: value for key, value in data.items() if "/" not in key}
-        return {**plain, "scores": {key: data[key] for key in data.keys() - plain.keys()}}
+        return {**plain, "scores": {key: data[key] for key in data if key not in plain}}

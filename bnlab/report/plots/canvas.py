@@ -44,6 +44,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
+    "axes.unicode_minus": False,
     "axes.grid": True,
     "grid.color": INK,
     "grid.alpha": 0.15,
