@@ -696,12 +696,25 @@ def test_the_list_names_every_claim_and_strict_ends_with_4(tmp_path: Path) -> No
 
 def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     command = ["claims", "run", "accuracy", "fc_norm", "--preset", "full", "--dry-run"]
-    shown = CliRunner().invoke(app, [*command, "--runs-dir", str(tmp_path / "runs")])
+    one = [word for word in command if word != "fc_norm"]
+    shown = CliRunner().invoke(app, [*one, "--runs-dir", str(tmp_path / "runs")])
     assert shown.exit_code == 0
     assert "runs left" in shown.stdout
     told = CliRunner().invoke(app, [*command, "--json", "--runs-dir", str(tmp_path / "runs")])
     assert set(json.loads(told.stdout)) == {"accuracy", "fc_norm"}
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_of_several_claims_counts_what_they_share_once(tmp_path: Path) -> None:
+    place = ["--preset", "quick", "--dry-run", "--runs-dir", str(tmp_path / "runs")]
+    shown = CliRunner().invoke(app, ["claims", "run", "weights", "no_decay", "caffe", *place])
+    assert shown.exit_code == 0, shown.exception
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["weights", "240", "-", "240", "-", "240", "?"] in lines
+    assert ["no_decay", "240", "-", "240", "240", "-", "-"] in lines
+    caffe = next(line for line in lines if line[:1] == ["caffe"])
+    assert caffe[1] == caffe[3] == caffe[5]
+    assert ["all", str(240 + int(caffe[1])), ">0"] in lines
 
 
 @pytest.mark.slow

@@ -136,6 +136,11 @@ def run(
     if dry_run:
         _show_plans(studies, runs_dir, as_json)
         return
+    if len(studies) > 1:
+        from bnlab.study.estimate import look_ahead
+        from bnlab.study.render import render_series
+
+        remark(render_series(*look_ahead(studies, runs_dir)))
     scope = f"preset {preset}" if network.own else f"preset {preset}, {network.label}"
     titled = {f"{name}, {scope}": study for name, study in studies.items()}
     options = StudyOptions(at_once, device, executor=executor)
@@ -194,15 +199,18 @@ def _studies(
 
 
 def _show_plans(studies: "Mapping[str, Study]", runs_dir: Path, as_json: bool) -> None:
-    from bnlab.study.render import render_estimate, render_plan, study_as_data
-    from bnlab.study.series import estimate_each
+    """Of one claim the whole plan, of several a line each."""
+    from bnlab.study.estimate import look_ahead
+    from bnlab.study.render import render_estimate, render_plan, render_series, study_as_data
 
-    ahead = estimate_each(studies, runs_dir)
+    ahead, total = look_ahead(studies, runs_dir)
     if as_json:
-        print_json({name: study_as_data(*there) for name, there in ahead.items()})
-        return
-    for name, (survey, estimate) in ahead.items():
-        print_parts(name, render_plan(survey), render_estimate(survey, estimate))
+        print_json({name: study_as_data(one.survey, one.estimate) for name, one in ahead.items()})
+    elif len(ahead) > 1:
+        print_parts(render_series(ahead, total))
+    else:
+        for name, one in ahead.items():
+            print_parts(name, render_plan(one.survey), render_estimate(one.survey, one.estimate))
 
 
 def _show(

@@ -9,7 +9,7 @@ from bnlab.analysis.choose import Point
 from bnlab.errors import BnlabError
 from bnlab.records import RunDir, epoch_of, read_metrics
 from bnlab.study.cluster import WorkerView
-from bnlab.study.estimate import Estimate, budget_excess
+from bnlab.study.estimate import Ahead, Estimate, budget_excess
 from bnlab.study.executors import Cell
 from bnlab.study.file import show_point, show_value
 from bnlab.study.survey import OWN_BEST, STATES, MatrixRow, Survey
@@ -234,6 +234,36 @@ def render_estimate(survey: Survey, estimate: Estimate) -> str:
     return f"{estimate.runs} runs left: {time_left}" + (
         f"\nbeyond the budget: {over}" if over else ""
     )
+
+
+def render_series(ahead: Mapping[str, Ahead], total: Estimate) -> str:
+    """A line for each study of a series: its runs, and what is left that none before it trains."""
+    header = ["", "runs", "done", "left", "shared", "to train", "minutes"]
+    lines = [
+        [
+            name,
+            str(one.survey.total),
+            str(one.survey.count("done", "diverged") or "-"),
+            str(one.estimate.runs or "-"),
+            str(one.estimate.runs - one.own.runs or "-"),
+            *_show_left(one.own),
+        ]
+        for name, one in ahead.items()
+    ]
+    known = sum(one.own.seconds or 0.0 for one in ahead.values())
+    runs, minutes = _show_left(total)
+    lines.append(["all", "", "", "", "", runs, minutes.replace("?", f">{known / 60:.0f}")])
+    return (
+        f"{render_table(header, lines)}\n\nshared: trained by one above; before tuning has chosen, "
+        f"told by the candidates. Minutes are of runs one after the other, going by {total.basis} "
+        f"finished runs; ? where none of the network is finished."
+    )
+
+
+def _show_left(estimate: Estimate) -> tuple[str, str]:
+    if not estimate.runs:
+        return "-", "-"
+    return str(estimate.runs), ("?" if estimate.seconds is None else f"{estimate.seconds / 60:.0f}")
 
 
 def render_under_way(survey: Survey) -> str:

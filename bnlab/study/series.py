@@ -5,24 +5,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-from bnlab.study.estimate import Estimate, estimate_left
 from bnlab.study.executors import StudyWatcher
 from bnlab.study.plan import Study
 from bnlab.study.run import Finished, StudyOptions, run_study
-from bnlab.study.survey import Survey, survey_study
 
 Watching: TypeAlias = Callable[
     [], AbstractContextManager[tuple[StudyWatcher, Callable[[str], None]]]
 ]
 """Opens a view of one study: who is told how it goes, and a way to say a line there."""
-
-
-def estimate_each(
-    studies: Mapping[str, Study], runs_dir: Path
-) -> dict[str, tuple[Survey, Estimate]]:
-    """Where each study stands and how long its rest takes, by name."""
-    surveys = {name: survey_study(study, runs_dir) for name, study in studies.items()}
-    return {name: (survey, estimate_left(survey, runs_dir)) for name, survey in surveys.items()}
 
 
 def run_each(
