@@ -1,6 +1,7 @@
 """A network layer by layer."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import MakeConfig
@@ -54,3 +55,47 @@ def test_a_configuration_a_study_and_several_are_shown(monkeypatch: pytest.Monke
     arms = json.loads(shown("seed", "seed_fair", "--set", "model.norm=none", "--json"))
     assert list(arms) == ["seed", "seed_fair"]
     assert not any(layer["norm"] for one in arms.values() for layer in one)
+
+
+NETS = """
+from torch import nn
+from torch.nn import functional as F
+
+class Shared(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu, self.pool, self.fc = nn.ReLU(), nn.MaxPool2d(2), nn.Linear(512, num_classes)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.bn1(self.conv1(x))))
+        x = self.pool(self.relu(self.bn2(self.conv2(x))))
+        return self.fc(x.flatten(1))
+
+class Functional(Shared):
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
+        x = F.adaptive_avg_pool2d(self.bn2(self.conv2(x)).relu(), 8)
+        return self.fc(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("function", ["Shared", "Functional"])
+@pytest.mark.parametrize(
+    ("placement", "block"),
+    [
+        ("before_activation", "conv3x3 BN ReLU pool"),
+        ("after_activation", "conv3x3 ReLU BN pool"),
+    ],
+)
+def test_modules_that_are_called_twice_and_functions_stand_wherever_they_are_called(
+    tiny_config: MakeConfig, tmp_path: Path, function: str, placement: str, block: str
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    file = f"model.file={tmp_path / 'nets.py'}:{function}"
+    layers = list_layers(tiny_config(file, f"model.norm.placement={placement}"))
+    told = [" ".join(layer.what for layer in one) for one in blocks_of(layers)]
+    assert told == [block, block, "linear"]
+    assert [one[-1].output for one in blocks_of(layers)] == [(4, 16, 16), (8, 8, 8), (10,)]
+    assert sum(layer.parameters for layer in layers) == 112 + 8 + 296 + 16 + 5130

@@ -122,7 +122,7 @@ ABREAST = 3
 INPUT = "input"
 
 NOTES = (
-    "in the order in which modules are called; functions between them are not seen",
+    "in the order in which they are called, functions that do a module's work among them",
     "a row goes from one convolution or linear layer to the next; output is that of its end",
 )
 

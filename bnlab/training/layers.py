@@ -1,17 +1,38 @@
 """A network layer by layer, as an image goes through it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bnlab.config import Config
-from bnlab.training.models import CLASSES, build_model, outputs_of, roles
+from bnlab.training.models import CLASSES, build_model, roles
 from bnlab.training.norms import evaluating
 
 UNSEEN = (nn.Identity, nn.Flatten)
 """Modules that compute nothing."""
+
+FUNCTIONS = {
+    "adaptive_avg_pool2d": "pool",
+    "adaptive_max_pool2d": "pool",
+    "avg_pool2d": "pool",
+    "batch_norm": "BN",
+    "boolean_dispatch": "pool",
+    "dropout": "Dropout",
+    "gelu": "GELU",
+    "leaky_relu": "LeakyReLU",
+    "max_pool2d": "pool",
+    "relu": "ReLU",
+    "sigmoid": "Sigmoid",
+    "silu": "SiLU",
+    "tanh": "Tanh",
+}
+"""Functions that do what a module might, by torch's name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Layer:
 
 
 def list_layers(config: Config) -> tuple[Layer, ...]:
-    """The layers in the order in which they are called; functions called in between are not seen.
+    """The layers in the order in which they are called, a shared one wherever it is called.
 
     Raises:
         ConfigError: If the network cannot be built.
@@ -46,20 +67,67 @@ def list_layers(config: Config) -> tuple[Layer, ...]:
     )
     found = roles(model)
     leaves = dict(_leaves(model, found.norms))
-    with evaluating(model), torch.no_grad(), outputs_of(leaves) as outputs:
+    with evaluating(model), torch.no_grad(), _watched(leaves) as calls:
         model(torch.zeros(2, *config.dataset.image_shape))
-    return tuple(
-        Layer(
-            name,
-            _what(leaves[name], norm=name in found.norms),
-            tuple(output.shape[1:]),
-            sum(parameter.numel() for parameter in leaves[name].parameters()),
-            name in found.weighted,
-            name in found.norms,
+    layers: list[Layer] = []
+    for name, function, output in calls.made:
+        module = leaves.get(name)
+        if isinstance(module, UNSEEN):
+            continue
+        own = module if module is not None and all(name != one.name for one in layers) else None
+        layers.append(
+            Layer(
+                name,
+                function if module is None else _what(module, norm=name in found.norms),
+                output,
+                sum(parameter.numel() for parameter in own.parameters()) if own else 0,
+                name in found.weighted,
+                name in found.norms,
+            )
         )
-        for name, output in outputs.items()
-        if not isinstance(leaves[name], UNSEEN)
-    )
+    return tuple(layers)
+
+
+class _Calls(TorchFunctionMode):
+    """Calls of modules, and of functions that do a module's work, each with the shape it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[str, str, tuple[int, ...]]] = []
+        self._within = 0
+
+    def begin(self, _module: nn.Module, _inputs: object) -> None:
+        """A module begins; the functions inside are its own."""
+        self._within += 1
+
+    def end(self, name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        """A module has given its output."""
+        self._within -= 1
+        self.made.append((name, "", tuple(output.shape[1:])))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        what = FUNCTIONS.get(getattr(func, "__name__", "").strip("_"))
+        if what and not self._within and isinstance(output, Tensor):
+            self.made.append((f"{what.lower()}()", what, tuple(output.shape[1:])))
+        return output
+
+
+@contextmanager
+def _watched(modules: Mapping[str, nn.Module]) -> Iterator[_Calls]:
+    calls = _Calls()
+    hooks = [module.register_forward_pre_hook(calls.begin) for module in modules.values()]
+    hooks += [
+        module.register_forward_hook(partial(calls.end, name)) for name, module in modules.items()
+    ]
+    try:
+        with calls:
+            yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def blocks_of(layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], ...]:
