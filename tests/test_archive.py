@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from bnlab.analysis import Options, compare, load_runs
 from bnlab.cli import app
 from bnlab.errors import BnlabError, ConfigError, RefusedError
+from bnlab.records import StoredStudies, find_runs, load_record, pack
 from bnlab.records import archive as module
-from bnlab.records import find_runs, load_record, pack, read_study
 from bnlab.report.data import to_json
 from bnlab.study.plan import load_study
 
@@ -91,7 +91,7 @@ def test_archives_below_a_folder_count_beside_its_runs(tmp_path: Path) -> None:
     make_run(runs, seed=7)
     (tmp_path / "runs.tar.xz").rename(runs / "x.tar.xz")
     assert len(find_runs([runs]).runs) == 7
-    assert read_study(runs, "made/study.yaml") == (
+    assert StoredStudies(runs).read("made/study.yaml") == (
         "name: made\n",
         str(runs / "x.tar.xz" / "made/study.yaml"),
     )
@@ -103,7 +103,7 @@ def test_two_archives_become_one(tmp_path: Path) -> None:
     pack([tmp_path / "b"], tmp_path / "b.tar.xz")
     both = pack([tmp_path / "a.tar.xz", tmp_path / "b.tar.xz"], tmp_path / "both.tar.xz")
     assert both.runs == 7
-    assert read_study(tmp_path / "both.tar.xz", "made/study.yaml") is not None
+    assert StoredStudies(tmp_path / "both.tar.xz").read("made/study.yaml") is not None
 
 
 def test_unfinished_runs_are_named_and_left_out(tmp_path: Path) -> None:

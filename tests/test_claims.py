@@ -56,7 +56,7 @@ from bnlab.claims.insensitive import widest
 from bnlab.cli import app
 from bnlab.config import Config
 from bnlab.errors import ConfigError
-from bnlab.records import RunFacts
+from bnlab.records import RunFacts, StoredStudies
 from bnlab.report.claims import write_claims
 from bnlab.report.plots.claims import rows_of
 from bnlab.study import plan as study_plan
@@ -296,7 +296,7 @@ def as_run(config: Config) -> Run:
 
 
 def plan_on(name: str, preset: str, model: str) -> Plan:
-    return load_claim_plan(name, preset, Path("nowhere"), find_network(model))
+    return load_claim_plan(name, preset, StoredStudies(Path("nowhere")), find_network(model))
 
 
 @pytest.mark.parametrize(
@@ -685,7 +685,7 @@ def test_the_list_names_every_claim_and_strict_ends_with_4(tmp_path: Path) -> No
     runner = CliRunner()
     listed = runner.invoke(app, ["claims", "--runs-dir", str(tmp_path), "--strict"])
     assert listed.exit_code == 4
-    assert "no runs of yours are at hand: these are bnlab's own" in listed.stdout
+    assert "no verdict on runs of yours is at hand: these are bnlab's own" in listed.stdout
     for name in CLAIMS:
         assert name in listed.stdout
     assert "bnlab claims run accuracy --preset quick" in listed.stdout
@@ -745,7 +745,7 @@ def test_every_claim_trains_under_smoke_shares_its_runs_and_gets_no_verdict(tmp_
     runs, _ = load_runs([tmp_path])
     assert len(runs) == len({(run.hash, run.seed) for run in runs})
     assert {run.study for run in runs} == {SHARED}
-    assert load_claim_plan("accuracy", "smoke", tmp_path).spec.name == SHARED
+    assert load_claim_plan("accuracy", "smoke", StoredStudies(tmp_path)).spec.name == SHARED
 
 
 # --------------------------------------------------------------------- what single claims measure

@@ -31,7 +31,7 @@ from bnlab.claims._network import DOCUMENTS, OWN, Network
 from bnlab.claims._rule import MIN_N, RULE, judge
 from bnlab.claims._studies import PRESETS, SHARED, load_claim_plan, not_asked, study_file
 from bnlab.errors import ConfigError
-from bnlab.records import Remark
+from bnlab.records import Remark, StoredStudies
 
 DEFAULT_PRESET = "quick"
 """What a claim of which nothing is at hand is best tried with first."""
@@ -98,8 +98,9 @@ def find_findings(runs_dir: Path, network: Network = OWN) -> tuple[list[Finding]
     broken = {name: fault for name in CLAIMS if (fault := _fault(name))}
     remarks += [Remark(f"claim {name}", f"{fault}; left out") for name, fault in broken.items()]
     names = [name for name in CLAIMS if name not in broken]
+    studies = StoredStudies(runs_dir)
     found = [
-        _find(CLAIMS[name], _strongest(name, runs_dir, index, network), runs_dir) for name in names
+        _find(CLAIMS[name], _strongest(name, studies, index, network), runs_dir) for name in names
     ]
     return found, [*remarks, *_other_networks(runs, network)]
 
@@ -157,10 +158,10 @@ def _audit(claim: Claim, gathered: Gathered, contrast: Contrast) -> tuple[Audite
     return audit(subject)
 
 
-def _strongest(name: str, runs_dir: Path, index: RunIndex, network: Network) -> Gathered:
+def _strongest(name: str, studies: StoredStudies, index: RunIndex, network: Network) -> Gathered:
     """The best finished preset, else the one that is furthest."""
     presets = PRESETS if index else (DEFAULT_PRESET,)  # a plan takes a tenth of a second
-    plans = {preset: load_claim_plan(name, preset, runs_dir, network) for preset in presets}
+    plans = {preset: load_claim_plan(name, preset, studies, network) for preset in presets}
     tried = [
         gather(plan, preset, index, network, not_asked(CLAIMS[name], plan, network))
         for preset, plan in plans.items()
@@ -195,11 +196,11 @@ def _unfinished(gathered: Gathered) -> Verdict:
 def _command(claim: Claim, gathered: Gathered, verdict: Verdict, runs_dir: Path) -> str:
     if verdict.label in ("SUPPORTED", "REFUTED") or gathered.void:
         return ""
-    preset = gathered.preset
-    if gathered.evidence is not None:
-        if preset == "full":
-            return ""  # all of it is there; what would help is said in words
-        preset = DEFAULT_PRESET if preset == "smoke" else "full"
+    if gathered.evidence is not None and gathered.preset == "full":
+        return ""  # all of it is there; what would help is said in words
+    preset = "full" if gathered.evidence is not None else gathered.preset
+    if gathered.preset == "smoke":
+        preset = DEFAULT_PRESET  # for smoke gives no verdict, whole or not
     words = ["bnlab", "claims", "run", claim.name, "--preset", preset]
     if not gathered.network.own:
         words += ["--model", gathered.network.model]
@@ -241,6 +242,17 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
             {"level": level, **_limits(interval, claim.scale)}
             for level, interval in ((CLAIM_LEVEL, limits), (LEVEL, plain))
             if interval is not None
+        ],
+        "places": [
+            {
+                "place": one.place,
+                "effect": _finite(measured.interval.estimate * one.scale),
+                "limits": [
+                    {"level": interval.level, **_limits(interval, one.scale)}
+                    for interval in (measured.limits, measured.interval)
+                ],
+            }
+            for one, measured in (finding.places if claim.again else ())
         ],
         "smallest_effect": finding.smallest_effect * claim.scale,
         "power": verdict.power,

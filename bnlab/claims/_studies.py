@@ -7,6 +7,7 @@ from bnlab.claims._base import CLAIMS, Claim
 from bnlab.claims._network import OWN, Network
 from bnlab.config import flatten, parse_override, shipped
 from bnlab.errors import ConfigError
+from bnlab.records import StoredStudies
 from bnlab.study.file import Plan
 from bnlab.study.load import load_plan, stored_layer
 
@@ -42,14 +43,14 @@ def stored_study(name: str, preset: str, network: Network = OWN) -> str:
     return f"{SHARED}/{own if isinstance(own, str) else name}-{scope}.yaml"
 
 
-def load_claim_plan(name: str, preset: str, runs_dir: Path, network: Network = OWN) -> Plan:
+def load_claim_plan(name: str, preset: str, studies: StoredStudies, network: Network = OWN) -> Plan:
     """The study of a claim under one preset, with the images and seeds that it was run with."""
     return load_plan(
         study_file(name),
         name=SHARED,
         preset=preset,
         network=network.layer(preset),
-        stored=stored_layer(runs_dir, stored_study(name, preset, network)),
+        stored=stored_layer(studies, stored_study(name, preset, network)),
         stored_seeds=True,
     )
 

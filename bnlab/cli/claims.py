@@ -224,20 +224,26 @@ def _show(
     """Show the claims named, or all."""
     from bnlab.claims import as_data, find_findings
     from bnlab.report.claims import terminal_sections, write_claims
-    from bnlab.report.reference import reference_sections, shipped_verdicts
+    from bnlab.report.reference import reference_sections, shipped_verdicts, write_reference
 
     found, remarks = find_findings(runs_dir, network)
     shown = [one for one in found if names is None or one.claim.name in names]
     for met in remarks:
         remark(f"{met.where}: {met.what}")
+    begun = [one for one in shown if one.gathered.finished]
+    judged = any(one.verdict.label != "NOT TESTED" for one in shown)
+    reference = [] if judged or names or not network.own else shipped_verdicts()
     if out is not None:
-        remark(f"report: {write_claims(shown, out)}")
+        own = begun or not reference
+        remark(f"report: {write_claims(shown, out) if own else write_reference(reference, out)}")
     if as_json:
         print_json(as_data(shown))
-        return _strictly(strict, shown)
-    own = any(one.gathered.finished for one in shown)
-    reference = [] if own or names or not network.own else shipped_verdicts()
-    print_sections(reference_sections(reference) or terminal_sections(shown))
+    elif reference:
+        print_sections(
+            [*reference_sections(reference), *(terminal_sections(begun) if begun else ())]
+        )
+    else:
+        print_sections(terminal_sections(shown))
     return _strictly(strict, shown)
 
 

@@ -11,10 +11,10 @@ from bnlab.records.finding import (
     REFERENCE,
     Found,
     Remark,
+    StoredStudies,
     archive_of,
     find_run,
     find_runs,
-    read_study,
 )
 from bnlab.records.locks import LockedError, LockLostError
 from bnlab.records.packing import Packed, pack
@@ -45,6 +45,7 @@ __all__ = [
     "RunRecord",
     "Status",
     "StorageError",
+    "StoredStudies",
     "Summary",
     "archive_of",
     "epoch_of",
@@ -56,7 +57,6 @@ __all__ = [
     "read_config",
     "read_facts",
     "read_metrics",
-    "read_study",
     "read_summary",
     "run_path",
     "storage",

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bnlab.errors import BnlabError, ConfigError
@@ -147,41 +148,47 @@ def _no_run(folder: Path, below: Sequence[str], names: Sequence[str]) -> str:
     return ""
 
 
-def read_study(runs_dir: Path, name: str) -> tuple[str, str] | None:
-    """The text of a study as it was run, and where it stands; None if it never was.
+class StoredStudies:
+    """The studies of a runs folder as they were run: there, and in the archives below it."""
 
-    Args:
-        runs_dir: Folder of all runs, or an archive.
-        name: `claims/accuracy-quick.yaml`, `STUDY/study.yaml`: below the folder, or in an archive
-            there.
+    def __init__(self, runs_dir: Path) -> None:
+        self._runs_dir = runs_dir
 
-    Raises:
-        BnlabError: If it cannot be read.
-    """
-    path = runs_dir / name
-    try:
-        if path.exists():
-            return path.read_text(encoding="utf-8"), str(path)
-        for archive in _archives(runs_dir):
-            content = read_archive(archive).get(name)
-            if content is not None:
-                return content.decode("utf-8"), str(archive / name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BnlabError(f"{path}: unreadable: {error}") from None
-    return None
+    def read(self, name: str) -> tuple[str, str] | None:
+        """The text of one, and where it stands; None if it never was run.
 
+        Args:
+            name: `claims/accuracy-quick.yaml`, `STUDY/study.yaml`: below the folder, or in an
+                archive.
 
-def _archives(runs_dir: Path) -> list[Path]:
-    if is_archive(runs_dir):
-        return [runs_dir]
-    if not runs_dir.is_dir():
-        return []
-    return sorted(
-        folder / name
-        for folder, _, names in _walk(runs_dir)
-        for name in names
-        if is_archive(folder / name)
-    )
+        Raises:
+            BnlabError: If it cannot be read.
+        """
+        path = self._runs_dir / name
+        try:
+            if path.exists():
+                return path.read_text(encoding="utf-8"), str(path)
+            for archive in self._archives:
+                content = read_archive(archive).get(name)
+                if content is not None:
+                    return content.decode("utf-8"), str(archive / name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise BnlabError(f"{path}: unreadable: {error}") from None
+        return None
+
+    @cached_property
+    def _archives(self) -> list[Path]:
+        """Looked for once: a folder of runs is large."""
+        if is_archive(self._runs_dir):
+            return [self._runs_dir]
+        if not self._runs_dir.is_dir():
+            return []
+        return sorted(
+            folder / name
+            for folder, _, names in _walk(self._runs_dir)
+            for name in names
+            if is_archive(folder / name)
+        )
 
 
 def studies_beside(runs: Sequence[RunFiles]) -> dict[str, bytes]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bnlab.analysis.stats import Interval
-from bnlab.claims import ALPHA, LIMITS, SCALES, Unit, show_effect, show_limits
+from bnlab.claims import CLAIM_LEVEL, LIMITS, SCALES, Unit, show_effect, show_limits
+from bnlab.errors import shown_json
+from bnlab.report import write_files
 from bnlab.report.blocks import Bullets, Column, Section, Table
 from bnlab.report.numbers import MISSING
 
@@ -33,18 +35,24 @@ def reference_sections(verdicts: list[Told]) -> list[Section]:
         return []
     columns = (
         Column("claim", numeric=False),
-        Column("verdict", numeric=False),
+        Column("verdict", numeric=False, badge=True),
         Column("effect"),
-        Column("95 % limits"),
+        Column(LIMITS),
         Column("n"),
     )
     rows = tuple(
-        (one["claim"], _verdict(one), _effect(one), _limits(one), str(one["n"])) for one in measured
+        (
+            one["claim"] if number == 0 else "the same",
+            _verdict(one) if number == 0 else place["place"],
+            *_shown(one, place),
+            str(one["n"]),
+        )
+        for one in measured
+        for number, place in enumerate(_places(one))
     )
     others = [one["claim"] for one in verdicts if one not in measured]
     notes = (
-        "no runs of yours are at hand: these are bnlab's own, recorded for the release",
-        f"each is judged by its {LIMITS}",
+        "no verdict on runs of yours is at hand: these are bnlab's own, recorded for the release",
         f"not measured yet, to be tested likewise: {', '.join(others)}" if others else "",
     )
     first = Section(
@@ -55,16 +63,31 @@ def reference_sections(verdicts: list[Told]) -> list[Section]:
     return [first, *(Section(one["claim"], one["claim"], (_told(one),)) for one in measured)]
 
 
+def write_reference(verdicts: list[Told], folder: Path) -> Path:
+    """Write them as claims.html, claims.md and claims.json; give the page's path.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    from bnlab.report.page import render_html, render_markdown
+
+    sections, title = reference_sections(verdicts), "Claims about batch normalization"
+    files = {
+        "claims.html": render_html(title, sections, {}, "claims.md, claims.json (every number)"),
+        "claims.md": render_markdown(title, sections),
+        "claims.json": shown_json(json.dumps({"claims": verdicts}, indent=2)) + "\n",
+    }
+    write_files(folder, files)
+    return folder / "claims.html"
+
+
 def _told(one: Told) -> Bullets:
     quote = one.get("quote")
     return Bullets(
         (
             f"“{one['statement']}”",
             *((f"Document {quote['document']}: {quote['sentence']}",) if quote else ()),
-            (
-                f"{ANSWERS.get(one['verdict'], one['verdict'])}{_only(one)}: {_effect(one)}, "
-                f"95 % limits {_limits(one)}"
-            ),
+            f"{ANSWERS.get(one['verdict'], one['verdict'])}{_only(one)}: {_measured(one)}",
             f"scope: {one['scope']}",
             f"to test it here: bnlab claims run {one['claim']} --preset quick",
         )
@@ -82,26 +105,25 @@ def _verdict(one: Told) -> str:
     return f"{one['verdict']} ({one['sublabel']})" if one["sublabel"] else str(one["verdict"])
 
 
-def _effect(one: Told) -> str:
-    interval = _interval(one)
-    return MISSING if interval is None else show_effect(interval.estimate, _unit(one))
+def _places(one: Told) -> list[Told]:
+    """What was measured, in each place where it was."""
+    return [*(one.get("places") or [{"place": "", **one}])]
 
 
-def _limits(one: Told) -> str:
-    interval = _interval(one)
-    return MISSING if interval is None else show_limits(interval, _unit(one))
+def _measured(one: Told) -> str:
+    parts = []
+    for place in _places(one):
+        effect, limits = _shown(one, place)
+        parts.append(f"{place['place']} {effect}, {LIMITS} {limits}".strip())
+    return "; ".join(parts)
 
 
-def _unit(one: Told) -> Unit:
+def _shown(one: Told, place: Told) -> tuple[str, str]:
+    """Effect and limits at the claims' level, from what JSON keeps of them in the claim's unit."""
     unit: Unit = one["unit"]
-    return unit
-
-
-def _interval(one: Told) -> Interval | None:
-    """The plain limits, in storage units again; None where there are none."""
-    found = [limits for limits in one["limits"] if limits["level"] == 1 - ALPHA]
+    found = [limits for limits in place["limits"] if limits["level"] == CLAIM_LEVEL]
     if not found or any(found[0][key] is None for key in ("estimate", "low", "high")):
-        return None
-    scale = SCALES[_unit(one)]
-    estimate, low, high = (found[0][key] / scale for key in ("estimate", "low", "high"))
-    return Interval(estimate, low, high, 1 - ALPHA, one["n"])
+        return MISSING, MISSING
+    estimate, low, high = (found[0][key] / SCALES[unit] for key in ("estimate", "low", "high"))
+    interval = Interval(estimate, low, high, CLAIM_LEVEL, one["n"])
+    return show_effect(estimate, unit), show_limits(interval, unit)

@@ -14,7 +14,7 @@ from bnlab.config import (
     sublayer,
 )
 from bnlab.errors import ConfigError, did_you_mean, shown
-from bnlab.records import read_study
+from bnlab.records import StoredStudies
 from bnlab.study.build import Builder
 from bnlab.study.factors import cross
 from bnlab.study.file import (
@@ -23,17 +23,17 @@ from bnlab.study.file import (
 )
 
 
-def stored_layer(runs_dir: Path, name: str) -> Layer | None:
+def stored_layer(studies: StoredStudies, name: str) -> Layer | None:
     """A study as it was run last, from the runs folder or an archive there; None if it never was.
 
     Args:
-        runs_dir: Folder of all runs.
+        studies: Those of the folder of all runs.
         name: `STUDY/study.yaml`, or how studies that share a folder call theirs.
 
     Raises:
         BnlabError: If it cannot be read.
     """
-    found = read_study(runs_dir, name)
+    found = studies.read(name)
     return None if found is None else parse_yaml(*found)
 
 

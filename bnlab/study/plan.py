@@ -7,7 +7,7 @@ from pathlib import Path
 from bnlab.analysis.choose import Point
 from bnlab.config import Layer, arm_label
 from bnlab.errors import BnlabError, ConfigError
-from bnlab.records import RunFiles, find_runs, read_summary, run_path
+from bnlab.records import RunFiles, StoredStudies, find_runs, read_summary, run_path
 from bnlab.study.executors import Cell
 from bnlab.study.file import Plan, Stage, show_point
 from bnlab.study.load import load_plan, stored_layer
@@ -86,7 +86,7 @@ def load_study(
     """
     refuse_archive(runs_dir)
     plain = load_plan(file, overrides, name=name)
-    stored = stored_layer(runs_dir, f"{plain.spec.name}/{STORED}")
+    stored = stored_layer(StoredStudies(runs_dir), f"{plain.spec.name}/{STORED}")
     plan = load_plan(file, overrides, name=name, stored=stored)
     return Study(**vars(plan))
 
@@ -135,7 +135,7 @@ def load_shared_study(
         name=name,
         preset=preset,
         network=network,
-        stored=stored_layer(runs_dir, stored),
+        stored=stored_layer(StoredStudies(runs_dir), stored),
     )
     return Study(
         **vars(plan),
