@@ -694,6 +694,19 @@ def test_the_list_names_every_claim_and_strict_ends_with_4(tmp_path: Path) -> No
     assert {one["verdict"] for one in data["claims"]} == {"NOT TESTED"}
 
 
+def test_what_the_list_shows_without_runs_is_what_its_page_says(tmp_path: Path) -> None:
+    words = ["claims", "--runs-dir", str(tmp_path / "none"), "--out", str(tmp_path / "page")]
+    listed = CliRunner().invoke(app, words)
+    page = (tmp_path / "page" / "claims.md").read_text(encoding="utf-8")
+    told = json.loads((tmp_path / "page" / "claims.json").read_text(encoding="utf-8"))["claims"]
+    measured = [one for one in told if one["verdict"] != "NOT TESTED"]
+    assert measured
+    for one in measured:
+        assert f"| {one['claim']} | {one['verdict']}" in page
+        assert re.search(rf"^{one['claim']} +{one['verdict']}", listed.stdout, re.MULTILINE)
+        assert all(place["place"] in page for place in one["places"])
+
+
 def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:
     command = ["claims", "run", "accuracy", "fc_norm", "--preset", "full", "--dry-run"]
     one = [word for word in command if word != "fc_norm"]

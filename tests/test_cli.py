@@ -412,3 +412,22 @@ def test_a_reader_that_leaves_changes_neither_the_files_nor_the_exit_code(
     assert "Exception" not in errors
     if words[0] in {"compare", "claims"}:
         assert any(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("check", "configs/studies/quick.yaml"), "bnlab study plan shows it"),
+        (("study", "plan", "quickstart"), "a configuration of one run, not a study of many"),
+        (("study", "plan", "configs/claims/depth.yaml"), "bnlab claims run depth"),
+        (("layers", "net.py:Net"), "--set model.file=net.py:Net"),
+        (("layers", "."), "of a run give its config.yaml"),
+        (("doctor", "net.py"), "as in net.py:Net"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_which_command_reads_it(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = bnlab(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr

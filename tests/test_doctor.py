@@ -446,7 +446,7 @@ def test_a_run_is_examined_by_its_record_and_one_of_a_file_only_when_trusted(
 @pytest.mark.parametrize("target", ["nowhere", "nowhere.py", "mine.py:a b"])
 def test_what_is_neither_a_network_nor_a_run_is_a_mistake(target: str) -> None:
     done = CliRunner().invoke(app, ["doctor", target])
-    assert "neither path.py:function nor a run directory" in str(done.exception)
+    assert "neither path.py:function, as in net.py:Net, nor a run" in str(done.exception)
     assert getattr(done.exception, "exit_code", None) == 2
 
 

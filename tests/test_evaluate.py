@@ -190,6 +190,10 @@ def test_images_that_do_not_fit_are_named(run: Run, tmp_path: Path) -> None:
             bnlab.evaluate(run, set=sets)
     with pytest.raises(DataError, match="nowhere"):
         bnlab.evaluate(run, set=["dataset.name=folder", f"dataset.root={tmp_path}/nowhere"])
+    with pytest.raises(
+        ConfigError, match=r"dataset\.root: means nothing where dataset\.name is synth"
+    ):
+        bnlab.evaluate(run, set=[f"dataset.root={tmp_path}"])
     with pytest.raises(ConfigError, match=r"no images are held out; --set dataset\.val_size=N"):
         bnlab.evaluate(run, split="val")
     held = bnlab.evaluate(run, split="val", set=["dataset.val_size=20"])

@@ -595,6 +595,8 @@ def test_the_study_is_kept_with_its_overrides_and_read_back(write: Write) -> Non
         assert other.spec.overrides == ("train.batch_size=40",)
         assert other.configs["final", "none", ()].train.batch_size == 40
         assert other.configs["final", "none", ()].optim.momentum == 0.3
+    assert load(file).remembered == ("train.batch_size=40",)
+    assert load(file, "train.batch_size=40").remembered == load(stored).remembered == ()
     assert survey(file).count("missing") == 0
     kept = survey_study(load_study(stored, runs_dir=stored.parent.parent), stored.parent.parent)
     assert study_as_data(kept)["finished"] == 2

@@ -162,7 +162,7 @@ def choose_baseline(arms: Sequence[Arm], wanted: str | None) -> tuple[Arm, str]:
         return without[0], "the arm without norm"
     if without:
         return without[0], f"the first of {len(without)} arms without norm; --baseline changes it"
-    return arms[0], "the first arm, as none is without norm; --baseline changes it"
+    return arms[0], "the first arm, as no arm without norm has results here; --baseline changes it"
 
 
 def differing_factors(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bnlab.cli.output import wrapped
 from bnlab.config import Config, arm_label
 from bnlab.errors import shown_lines
 from bnlab.study.executors import Cell, Outcome, StudyWatcher
@@ -71,6 +72,13 @@ _LESS = (("speed",), ("speed", "lr"), ("speed", "lr", "left"))
 def _line_width(console: Console) -> int | None:
     """Where stderr goes to no terminal a line has no end, unless COLUMNS says so."""
     return console.width if console.is_terminal or os.environ.get("COLUMNS") else None
+
+
+def _say(console: Console, line: str) -> None:
+    """A line, on a terminal broken between words."""
+    for part in shown_lines(line).split("\n"):
+        lines = wrapped(part, console.width) if console.is_terminal else part
+        console.print(lines, markup=False, soft_wrap=True)
 
 
 def result_line(summary: Mapping[str, Any]) -> str:
@@ -253,8 +261,8 @@ class PlainStudyWatcher(StudyWatcher):
         self._waited = False
 
     def say(self, line: str) -> None:
-        """Print one line as it is."""
-        self._console.print(shown_lines(line), markup=False, soft_wrap=True)
+        """Print one line."""
+        _say(self._console, line)
 
     def planned(self, finished: int, total: int) -> None:
         """Remember how far the study is."""
@@ -285,7 +293,7 @@ class LiveStudyWatcher(StudyWatcher):
 
     def say(self, line: str) -> None:
         """Print one line above the bars."""
-        self._progress.console.print(shown_lines(line), markup=False, soft_wrap=True)
+        _say(self._progress.console, line)
 
     def planned(self, finished: int, total: int) -> None:
         """Set the length of the overall bar."""

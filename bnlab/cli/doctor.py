@@ -56,16 +56,22 @@ def doctor(
         raise typer.Exit(4)
 
 
+LIKE_FILES = (".py", ".yaml", ".yml")
+"""Of files that are taken for a target."""
+
+
 def _subject(
     target: str, config: list[Path] | None, sets: list[str] | None, *, trust: bool, data: bool
 ) -> "Subject":
-    from bnlab.cli.console import loading_progress
     from bnlab.records import find_run
 
     path, _, function = target.rpartition(":")
     named = path.endswith(".py") and function.isidentifier()
-    if not named and not Path(target).exists():
-        raise ConfigError(f"{target}: neither path.py:function nor a run directory")
+    if not named and (not Path(target).exists() or Path(target).suffix in LIKE_FILES):
+        raise ConfigError(
+            f"{target}: neither path.py:function, as in net.py:Net, nor a run directory; a "
+            "configuration goes beside a path.py:function, with --config"
+        )
     if not named and (config or sets):
         raise ConfigError(
             f"{target}: a run has its own configuration; --config and --set do not apply"
@@ -76,6 +82,7 @@ def _subject(
         settled = settle_config(config, overrides)
     else:
         files = find_run(Path(target))
+    from bnlab.cli.console import loading_progress
     from bnlab.doctor import subject_of_config, subject_of_run
 
     with loading_progress() as progress:

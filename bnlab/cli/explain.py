@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bnlab.cli.output import print_line, print_sections
+from bnlab.cli.output import print_line, print_sections, stdout_width
 from bnlab.docs import Language
 from bnlab.errors import ConfigError, did_you_mean, shown
 
@@ -39,9 +39,9 @@ def explain_topic(
 
         print_markdown(pages[topic].read_text(encoding="utf-8"))
     else:
-        from bnlab.claims import CLAIMS, explain
+        from bnlab.claims import CLAIMS, READABLE, explain
 
         if topic not in CLAIMS:
             near = did_you_mean(topic, [*pages, *CLAIMS])
             raise ConfigError(f"unknown topic or claim {shown(repr(topic))}{near}")
-        print_line(explain(CLAIMS[topic]))
+        print_line(explain(CLAIMS[topic], min(READABLE, stdout_width())))

@@ -8,6 +8,7 @@ import typer
 
 from bnlab.cli.options import AsJson, Sets
 from bnlab.cli.output import print_json, print_sections
+from bnlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from bnlab.config import Config
@@ -39,17 +40,25 @@ def layers(
 
 def _configs(files: list[Path], sets: list[str]) -> "dict[str, Config]":
     """By name, each configuration; of a study, its arms."""
-    from bnlab.config import arm_label, load_config, named, read_file
+    from bnlab.config import STUDY_KEYS, arm_label, load_config, named, read_file
     from bnlab.study.load import load_plan
 
-    if len(files) == 1:
+    if len(files) == 1 and not files[0].is_dir():
         file = named(named(files[0]), "study")
-        if {"arms", "factors", "seeds"} & read_file(file).tree.keys():
+        if file.exists() and STUDY_KEYS & read_file(file).tree.keys():
             plan = load_plan(file, sets)
             return {
                 arm: next(config for (_, own, _), config in plan.configs.items() if own == arm)
                 for arm in plan.spec.arms
             }
+    for file in files:
+        if ".py:" in str(file):
+            raise ConfigError(
+                f"{file}: expected a configuration; write `model: {{file: '{file}'}}` into one, or "
+                f"give any with --set model.file={file}"
+            )
+        if file.is_dir():
+            raise ConfigError(f"{file}: a folder; of a run give its config.yaml")
     configs = [load_config([file], sets) for file in files]
     labels = [arm_label(config) for config in configs]
     names = labels if len(set(labels)) == len(labels) else [str(file) for file in files]

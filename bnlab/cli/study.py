@@ -1,5 +1,6 @@
 """Many runs from one file: `study plan`, `study status`, `study run`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from bnlab.cli.options import AsJson, Deterministic, Device, Executor, Jobs, Run
 from bnlab.cli.output import print_json, print_line, print_parts, remark, this_command
 
 if TYPE_CHECKING:
+    from bnlab.study.plan import Study
     from bnlab.study.survey import Survey
 
 app = typer.Typer(help="Many runs from one file.", no_args_is_help=True)
@@ -86,10 +88,23 @@ def status(
 
 
 def _survey(file: Path, sets: list[str] | None, runs_dir: Path, name: str | None) -> "Survey":
-    from bnlab.study.plan import load_study
     from bnlab.study.survey import survey_study
 
-    return survey_study(load_study(file, sets or (), runs_dir=runs_dir, name=name), runs_dir)
+    return survey_study(_study(file, sets, runs_dir, name), runs_dir)
+
+
+def _study(file: Path, sets: list[str] | None, runs_dir: Path, name: str | None) -> "Study":
+    """A study, with a word where it is not the file as it is written."""
+    from bnlab.study.plan import load_study
+
+    study = load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    if study.remembered:
+        remark(
+            f"{file}: with the settings of the last `study run`: "
+            f"{shlex.join(f'--set={text}' for text in study.remembered)}; for the file as it is "
+            "written give another --name"
+        )
+    return study
 
 
 @app.command()
@@ -114,13 +129,12 @@ def run(
     """Train what is missing of a study; ends with 6 if a run failed."""
     at_once = count_jobs(jobs)
     from bnlab.cli.console import watching_study
-    from bnlab.study.plan import load_study
     from bnlab.study.render import render_choices, render_results, results, study_as_data
     from bnlab.study.run import StudyOptions, prepare_study, raise_failures, run_study
 
     hiring = hire(executor, workers, slurm, ray, ray_address, on_interrupt, script=script)
     options = StudyOptions(at_once, device, deterministic, executor, force, hiring=hiring)
-    study = load_study(file, sets or (), runs_dir=runs_dir, name=name)
+    study = _study(file, sets, runs_dir, name)
     if script:
         from bnlab.study.executors.slurm import sbatch_script
 

@@ -1,6 +1,6 @@
 """What an experiment is: the schema with every default, YAML and overrides, faults, one hash."""
 
-from bnlab.config.reading import parse_override, parse_yaml, read_file, render_yaml
+from bnlab.config.reading import STUDY_KEYS, parse_override, parse_yaml, read_file, render_yaml
 from bnlab.config.resolve import (
     build_config,
     build_section,
@@ -39,6 +39,7 @@ from bnlab.config.tree import (
 __all__ = [
     "ABSENT",
     "LATER_KEYS",
+    "STUDY_KEYS",
     "UNHASHED",
     "Config",
     "ConfigSection",

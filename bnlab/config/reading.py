@@ -316,6 +316,23 @@ def read_file(path: Path) -> Layer:
     return parse_yaml(text, str(path))
 
 
+STUDY_KEYS = frozenset({"arms", "factors", "presets", "tune"})
+"""Keys of a study file, of which a configuration has none."""
+
+
+def refuse_study(layer: Layer, path: Path) -> None:
+    """Tell a study that is given for a configuration.
+
+    Raises:
+        ConfigError: With the command that reads it.
+    """
+    if STUDY_KEYS & layer.tree.keys():
+        raise ConfigError(
+            f"{shown(str(path), limit=None)}: a study of many runs, not a configuration of one; "
+            f"bnlab study plan shows it, bnlab layers its networks"
+        )
+
+
 def parse_override(assignment: str, flag: str = "--set") -> Layer:
     """The layer of one `a.b=value`; the value is a YAML scalar, or a list or mapping in flow style.
 

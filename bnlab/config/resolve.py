@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from bnlab.config.faults import describe_all, describe_fault
-from bnlab.config.reading import parse_override, parse_yaml, read_file
+from bnlab.config.reading import parse_override, parse_yaml, read_file, refuse_study
 from bnlab.config.schema import Config, ConfigSection
 from bnlab.config.shipped import named
 from bnlab.config.tree import KeyPath, Layer, merge_layers
@@ -50,7 +50,10 @@ def load_config(
     Raises:
         ConfigError: With every fault found, one a line, each with its file and line.
     """
-    layers = [read_file(named(Path(file))) for file in files]
+    layers = []
+    for file in files:
+        layers.append(read_file(named(Path(file))))
+        refuse_study(layers[-1], Path(file))
     layers += [parse_override(text) for text in overrides]
     layers += [
         Layer({key: value}, {(key,): f"--{key} {value}"})

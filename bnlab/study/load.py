@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bnlab.config import (
+    STUDY_KEYS,
     Layer,
     build_section,
     mark_of,
@@ -65,6 +66,7 @@ def load_plan(
     """
     file = named(file, "study")
     layer = read_file(file)
+    _refuse_other(file, layer, preset)
     layer.tree.setdefault("name", file.stem)
     layer.marks[()] = str(file)
     if name is not None:
@@ -84,6 +86,20 @@ def load_plan(
     crossed = cross(layer, build_section(StudyFile, layer))
     spec = build_section(StudyFile, crossed.layer)
     return Builder(file, crossed.layer, spec, crossed.levels, elsewhere=network is not None).build()
+
+
+def _refuse_other(file: Path, layer: Layer, preset: str | None) -> None:
+    """Tell what is given for a study: a configuration, or a claim's study without its preset."""
+    if layer.tree and not {*STUDY_KEYS, "seeds"} & layer.tree.keys():
+        raise ConfigError(
+            f"{file}: a configuration of one run, not a study of many; bnlab check, layers and "
+            "train read it"
+        )
+    if preset is None and "presets" in layer.tree and "seeds" not in layer.tree:
+        raise ConfigError(
+            f"{file}: the study of a claim, which is run by its name and under a preset: "
+            f"bnlab claims run {file.stem}"
+        )
 
 
 def _on_network(layer: Layer, network: Layer) -> Layer:

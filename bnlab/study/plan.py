@@ -26,11 +26,13 @@ class Study(Plan):
             configuration instead of this study's arm.
         elsewhere: Finished runs by configuration hash and seed that count wherever they lie, in
             archives too.
+        remembered: Overrides that count because the study was run with them before.
     """
 
     stored: Path | None = None
     shared: bool = False
     elsewhere: Mapping[tuple[str, int], RunFiles] = field(default_factory=dict)
+    remembered: tuple[str, ...] = ()
 
     def cells(
         self,
@@ -88,7 +90,8 @@ def load_study(
     plain = load_plan(file, overrides, name=name)
     stored = stored_layer(StoredStudies(runs_dir), f"{plain.spec.name}/{STORED}")
     plan = load_plan(file, overrides, name=name, stored=stored)
-    return Study(**vars(plan))
+    own, now = plain.spec.overrides, plan.spec.overrides
+    return Study(**vars(plan), remembered=tuple(now) if now != own else ())
 
 
 def refuse_archive(runs_dir: Path) -> None:

@@ -281,8 +281,9 @@ class _Surveyor:
     def each_seed(self, arm: str, pilot: Pilot) -> dict[int, Choice]:
         """What each final seed chose, of those that have tried the whole neighborhood."""
         if pilot.choice is None:
-            for _ in range(self.study.grids[arm].neighbors):
-                self.add("each", arm, None)
+            count = self.study.grids[arm].neighbors
+            for number in range(1, count + 1):
+                self.add("each", arm, None, f"near the best, {number} of {count}")
         tried = {point: self.add("each", arm, point) for point in pilot.neighborhood}
         return own_choices(
             self._scores(tried),

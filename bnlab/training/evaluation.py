@@ -209,6 +209,12 @@ def _dataset(config: Config, sets: Sequence[str]) -> DatasetConfig:
     if named.name != config.dataset.name:
         own = {key: value for key, value in own.items() if key not in SIZES}
         named = build_config([Layer({"dataset": own}, {}), *layers]).dataset
+    idle = [f"dataset.{key}" for key in named.idle_fields()]
+    if unread := [key for key in given if key in idle]:
+        raise ConfigError(
+            f"--set {unread[0]}: means nothing where dataset.name is {named.name}; "
+            "--set dataset.name=folder reads images from a folder"
+        )
     if named.image_shape != config.dataset.image_shape:
         raise ConfigError(
             f"dataset: images of {_shape(named)}, but the network takes {_shape(config.dataset)}"
