@@ -213,7 +213,7 @@ def add_legend(figure: Figure, axes: Axes) -> None:
 
 def tick_at(axes: Axes, values: Sequence[float]) -> None:
     """Ticks of the horizontal axis at the values that were tried, and at no others."""
-    labels = [f"{value:g}" for value in values]
+    labels = [f"{value:.3g}" for value in values]
     axes.set_xticks(values, labels)
     axes.minorticks_off()
     if sum(map(len, labels)) > MOST_LETTERS:

@@ -27,7 +27,7 @@ from bnlab.report.plots.rows import (
     bare_rows,
     draw_runs,
     draw_strips,
-    row_label,
+    label_rows,
     rows_height,
 )
 
@@ -56,7 +56,7 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
             np.full(len(rows), at), np.arange(len(rows)) - 0.16, np.arange(len(rows)) + 0.34,
             color=INK if at == 0 else COLORS[2], linewidth=1.0, linestyle=dashes,
         )  # fmt: skip
-    for row, (verdict, words, tip, ratios) in enumerate(rows):
+    for row, (verdict, _, tip, ratios) in enumerate(rows):
         look = VERDICT_LOOKS[verdict]
         low, middle, high = (min(max(x, -reach), reach) for x in ratios)
         axes.plot([low, high], [row, row], color=look["color"], linewidth=2)
@@ -70,7 +70,7 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
             draw_marks(
                 axes, [middle], [row], [Mark(tip)], s=42, marker=look["marker"], zorder=3, **filled
             )
-        row_label(axes, row, words, 7.5)
+    label_rows(axes, [words for _, words, *_ in rows], 7.5)
     bare_rows(axes, len(rows))
     axes.set_xscale("asinh", linear_width=1.0)
     ticks = [0.0, *TICKS, *(-tick for tick in TICKS)]

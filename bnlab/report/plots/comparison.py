@@ -32,7 +32,14 @@ from bnlab.report.plots.canvas import (
     of_arm,
     tick_at,
 )
-from bnlab.report.plots.rows import Strip, bare_rows, draw_runs, draw_strips, row_label, rows_height
+from bnlab.report.plots.rows import (
+    Strip,
+    bare_rows,
+    draw_runs,
+    draw_strips,
+    label_rows,
+    rows_height,
+)
 from bnlab.report.safe import tick
 
 LETTER = 0.065
@@ -60,6 +67,7 @@ def draw_forest(comparison: Comparison, view: View, pairs: Sequence[Effect] = ()
     if comparison.margin:
         reach = comparison.margin * metric.scale
         axes.axvspan(-reach, reach, color=COLORS[0], alpha=0.18, linewidth=0)
+    labels = []
     for row, effect in enumerate(rows):
         look, pair = _look(comparison, effect.arm), row >= len(view.effects)
         interval = effect.simultaneous if pair else effect.interval
@@ -74,7 +82,8 @@ def draw_forest(comparison: Comparison, view: View, pairs: Sequence[Effect] = ()
             s=49, color=look["color"], marker=look["marker"], zorder=3,
         )  # fmt: skip
         verdict = (effect.verdict if interval else "no interval") + " (exploratory)" * pair
-        row_label(axes, row, f"{name}: {difference(effect.estimate, metric)}, {verdict}")
+        labels.append(f"{name}: {difference(effect.estimate, metric)}, {verdict}")
+    label_rows(axes, labels)
     bare_rows(axes, len(rows))
     unit = "percentage points of " if metric.unit else ""
     against = "difference" if pairs else f"difference from {comparison.baseline}"

@@ -23,16 +23,16 @@ LETTERS = 560
 SMALLEST = 6.0
 
 
-def row_label(axes: Axes, row: int, text: str, size: float = 8.5) -> None:
-    """Words above a row, smaller where they are many."""
-    most = LETTERS / size
-    size, most = max(SMALLEST, size * min(1, most / max(1, len(text)))), LETTERS / SMALLEST
-    if len(text) > most:
+def label_rows(axes: Axes, texts: Sequence[str], size: float = 8.5) -> None:
+    """Words above each row, all of one size, smaller where some are many."""
+    longest = max(map(len, texts), default=1)
+    size, most = max(SMALLEST, min(size, LETTERS / max(1, longest))), LETTERS / SMALLEST
+    for row, text in enumerate(texts):
         half = int(most / 2) - 1
-        text = f"{text[:half]}…{text[-half:]}"
-    axes.text(
-        0, row - 0.36, text, transform=axes.get_yaxis_transform(), fontsize=size, va="center"
-    )  # fmt: skip
+        shown = text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+        axes.text(
+            0, row - 0.36, shown, transform=axes.get_yaxis_transform(), fontsize=size, va="center"
+        )  # fmt: skip
 
 
 def bare_rows(axes: Axes, rows: int) -> None:
@@ -93,9 +93,6 @@ def draw_strips(strips: Sequence[Strip], label: str) -> Figure:
         draw_runs(axes, strip.values, places, strip.marks, strip.failed, strip.look, 20.0)
         for value, bad in zip(strip.values, strip.failed, strict=True):
             (apart if bad else whole).append(value)
-        text = strip.label
-        if any(strip.failed):
-            text += f" ({sum(strip.failed)} of {len(strip.failed)} diverged, ×)"  # noqa: RUF001 - the marker
         mean = float(np.mean(strip.values))
         if not all(strip.failed):
             whole.append(mean)
@@ -103,8 +100,15 @@ def draw_strips(strips: Sequence[Strip], label: str) -> Figure:
         if strip.limits:
             axes.plot(strip.limits, [row, row], color=INK, linewidth=0.9)
             whole += strip.limits
-        row_label(axes, row, text)
+    label_rows(axes, [_told(strip) for strip in strips])
     bare_rows(axes, len(strips))
     cut(axes, "x", whole, apart)
     axes.set_xlabel(label)
     return figure
+
+
+def _told(strip: Strip) -> str:
+    if not any(strip.failed):
+        return strip.label
+    failed, runs = sum(strip.failed), len(strip.failed)
+    return f"{strip.label} ({failed} of {runs} diverged, ×)"  # noqa: RUF001 - the marker
