@@ -297,7 +297,21 @@ def test_help_shows_no_type_beside_flags_and_offers_completion(tmp_path: Path) -
     assert "--allow-mixed" in shown
     assert "bool" not in shown
     assert "--install-completion" in shown
-    asked = {"_BNLAB_COMPLETE": "complete_bash", "COMP_WORDS": "bnlab cla", "COMP_CWORD": "1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "whole"),
+    [
+        ("bnlab cla", "claims"),
+        ("bnlab claims run pla", "placement"),
+        ("bnlab claims explain pla", "placement"),
+        ("bnlab explain insta", "installation"),
+        ("bnlab explain higher", "higher_lr"),
+    ],
+)
+def test_the_shell_completes_commands_claims_and_topics(line: str, whole: str) -> None:
+    count = str(len(line.split()) - 1)
+    asked = {"_BNLAB_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": count}
     code = "import sys; sys.argv[0] = 'bnlab'; from bnlab.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -306,7 +320,7 @@ def test_help_shows_no_type_beside_flags_and_offers_completion(tmp_path: Path) -
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["claims"], done.stderr
+    assert done.stdout.split() == [whole], done.stderr
 
 
 def test_a_second_identical_train_is_told_who_trains_the_run_and_since_when(

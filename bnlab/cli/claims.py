@@ -39,6 +39,14 @@ app = typer.Typer(
     subcommand_metavar="[COMMAND | CLAIM...]",
 )
 
+
+def _complete(incomplete: str) -> list[str]:
+    """Claims whose names begin so, for the shell."""
+    from bnlab.registry import CLAIMS
+
+    return [name for name in CLAIMS if name.startswith(incomplete)]
+
+
 Preset = Literal["smoke", "quick", "full"]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit 4 unless every claim shown is SUPPORTED.")
@@ -74,7 +82,9 @@ def claims(
 
 @app.command()
 def show(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Claims.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Claims.", autocompletion=_complete)
+    ],
     runs_dir: RunsDir = Path("runs"),
     model: Model = None,
     strict: Strict = False,
@@ -97,7 +107,10 @@ def show(
 @app.command()
 def run(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Claims.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...", help="Claims.", show_default=False, autocompletion=_complete
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All claims.")] = False,
     preset: Annotated[
@@ -151,7 +164,10 @@ def run(
 
 @app.command("explain")
 def explain_claim(
-    name: Annotated[str | None, typer.Argument(help="A claim; without, all are listed.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A claim; without, all are listed.", autocompletion=_complete),
+    ] = None,
 ) -> None:
     """Say what a claim means, how it is tested and by which rule it is judged."""
     from bnlab.claims import CLAIMS, READABLE, explain, find_claim

@@ -12,10 +12,22 @@ from bnlab.errors import ConfigError, did_you_mean, shown
 app = typer.Typer()
 
 
+def _complete(incomplete: str) -> list[str]:
+    """Topics and claims whose names begin so, for the shell."""
+    from bnlab.docs import find_pages
+    from bnlab.registry import CLAIMS
+
+    return [name for name in (*find_pages("en"), *CLAIMS) if name.startswith(incomplete)]
+
+
 @app.command("explain")
 def explain_topic(
     topic: Annotated[
-        str | None, typer.Argument(help="A topic, or a claim; without one, all topics are listed.")
+        str | None,
+        typer.Argument(
+            help="A topic, or a claim; without one, all topics are listed.",
+            autocompletion=_complete,
+        ),
     ] = None,
     lang: Annotated[
         Language | None, typer.Option(help="Language of the pages.", show_default="by LANG")
