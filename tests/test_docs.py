@@ -15,10 +15,14 @@ from typer.testing import CliRunner
 
 from bnlab import cli
 from bnlab.claims import CLAIMS
+from bnlab.claims._studies import load_claim_plan
 from bnlab.config import build_config, flatten, load_config, parse_yaml
 from bnlab.docs import FOLDER, Language, find_language, find_pages, find_title
 from bnlab.doctor import CHECKS
+from bnlab.records import StoredStudies
 from bnlab.registry import NORMS, PROBES
+from bnlab.study.plan import Study
+from bnlab.study.survey import survey_study
 from bnlab.training.task import check_config
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +80,15 @@ def test_the_pages_name_every_command_norm_and_claim() -> None:
     for claim in CLAIMS:
         assert f"| `{claim}` |" in page("claims")
     assert f"{len(CLAIMS)} claims" in TEXT[README]
+
+
+@pytest.mark.parametrize("name", [*CLAIMS])
+def test_the_runs_that_a_claim_is_said_to_take_are_those_that_it_plans(
+    name: str, tmp_path: Path
+) -> None:
+    plan = load_claim_plan(name, "quick", StoredStudies(tmp_path))
+    [told] = re.findall(rf"^\| `{name}` \| .* \| (\d+) \|$", page("claims"), re.MULTILINE)
+    assert int(told) == survey_study(Study(**vars(plan)), tmp_path).total
 
 
 def test_the_table_of_probes_is_complete_and_says_which_are_costly() -> None:
