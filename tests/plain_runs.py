@@ -1,8 +1,10 @@
 """Runs of an archive by arm, learning rate and seed, read past all that bnlab reads them by."""
 
 import functools
+import io
 import itertools
 import json
+import lzma
 import math
 import re
 import tarfile
@@ -59,8 +61,8 @@ ELSEWHERE = ("name", "seed", "dataset.root")
 class Run:
     """A finished run."""
 
-    def __init__(self, seed: int, files: Mapping[str, bytes]) -> None:
-        self.seed, self._files = seed, files
+    def __init__(self, config: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        self.config, self._files = config, files
 
     @functools.cached_property
     def epochs(self) -> list[dict[str, Any]]:
@@ -87,11 +89,6 @@ class Run:
     def images(self) -> int:
         """That it was trained on."""
         return int(self.facts["dataset"]["train_images"])
-
-    @property
-    def budget(self) -> int:
-        """Its epochs."""
-        return len(self.epochs)
 
     @functools.cached_property
     def diverged(self) -> bool:
@@ -145,7 +142,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.studies: dict[str, dict[str, Any]] = {}
         members: dict[str, dict[int, dict[str, bytes]]] = {}
-        with tarfile.open(path) as archive:
+        whole = io.BytesIO(lzma.decompress(path.read_bytes()))  # in a packed one seeks are slow
+        with tarfile.open(fileobj=whole) as archive:
             for member in archive:
                 stream = archive.extractfile(member)
                 if stream is None:
@@ -156,11 +154,8 @@ class Archive:
                     files = members.setdefault(seed[1], {}).setdefault(int(seed[2]), {})
                     files[name] = stream.read()
                 elif name.endswith(".yaml"):
-                    self.studies[name.removesuffix(".yaml")] = yaml.safe_load(stream.read())
-        self._runs = [
-            (_flat(yaml.safe_load(files[min(files)]["config.yaml"])), _finished(files))
-            for _, files in sorted(members.items())
-        ]
+                    self.studies[name.removesuffix(".yaml")] = _yaml(stream.read())
+        self._runs = [_configured(files) for _, files in sorted(members.items())]
         told = [_told(study) for study in self.studies.values()]
         self._told = sorted({key for keys in told for key in keys} - set(ELSEWHERE))
 
@@ -185,8 +180,17 @@ class Archive:
         return True
 
 
-def _finished(by_seed: Mapping[int, Mapping[str, bytes]]) -> dict[int, Run]:
-    return {seed: Run(seed, files) for seed, files in by_seed.items() if "summary.json" in files}
+def _yaml(text: str | bytes) -> Any:
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe one
+
+
+def _configured(
+    by_seed: Mapping[int, Mapping[str, bytes]],
+) -> tuple[dict[str, Any], dict[int, Run]]:
+    """The configuration of a folder of runs, and those that are finished."""
+    config = _flat(_yaml(by_seed[min(by_seed)]["config.yaml"]))
+    done = {seed: files for seed, files in by_seed.items() if "summary.json" in files}
+    return config, {seed: Run(config, files) for seed, files in done.items()}
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -204,7 +208,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _for_all(study: Mapping[str, Any]) -> dict[str, Any]:
     """What a study lays over its base for all arms."""
     given = [text.partition("=") for text in study.get("overrides", [])]
-    return {**_flat(study.get("set", {})), **{key: yaml.safe_load(value) for key, _, value in given}}
+    return {**_flat(study.get("set", {})), **{key: _yaml(value) for key, _, value in given}}
 
 
 def _told(study: Mapping[str, Any]) -> set[str]:
@@ -217,8 +221,9 @@ def _told(study: Mapping[str, Any]) -> set[str]:
 class Study:
     """A study of an archive as its file has it, with the runs that belong to it."""
 
-    def __init__(self, archive: Archive, name: str) -> None:
-        self._archive, self._file = archive, archive.studies[name]
+    def __init__(self, archive: Archive, name: str, preset: str) -> None:
+        self._archive, self._file = archive, archive.studies[f"{name}-{preset}"]
+        self.preset = preset
         self.arms: list[str] = list(self._file["arms"])
         self.seeds: list[int] = self._file["seeds"]
         self.tune_seeds: list[int] = self._file.get("tune_seeds", [])
@@ -247,7 +252,8 @@ class Study:
         pilot = self.pilot(leader)
         point = pilot.best
         if self._each(leader):
-            point = _top({p: self._validated("tune", leader, p, [seed]) for p in pilot.near})
+            tried = {p: self._runs("tune", leader, p)[seed] for p in pilot.near}
+            point = _top({p: _validated([run]) for p, run in tried.items()})
         return self._runs("final", arm, point)[seed]
 
     def pilot(self, arm: str) -> Pilot:
@@ -279,7 +285,7 @@ class Study:
         """Of runs that diverged among others that trained, a neighborhood is not made."""
         trained = [run for run in runs if not run.diverged]
         counted = trained if self._each(arm) and trained else runs
-        return float(np.mean([run.score("val/accuracy") for run in counted]))
+        return _validated(counted)
 
     def _beyond(self, lrs: Sequence[float]) -> tuple[list[float], list[float]]:
         """Learning rates below and above a grid, in the ratio of its last two."""
@@ -300,10 +306,6 @@ class Study:
         listed = self._file.get("each_seed", False)
         return listed if isinstance(listed, bool) else arm in listed
 
-    def _validated(self, stage: str, arm: str, point: Point, seeds: Iterable[int]) -> float:
-        runs = self._runs(stage, arm, point)
-        return float(np.mean([runs[seed].score("val/accuracy") for seed in seeds]))
-
     def _runs(self, stage: str, arm: str, point: Point) -> dict[int, Run]:
         """By seed; images are held out in tuning, and the final runs train on them, too."""
         for_all = _for_all(self._file)
@@ -319,7 +321,12 @@ class Study:
         return self._archive.runs(wanted)
 
 
+def _validated(runs: Iterable[Run]) -> float:
+    """Mean validation accuracy."""
+    # Rounded, as equal counts of images may differ in their last digit as means of fractions.
+    return round(float(np.mean([run.score("val/accuracy") for run in runs])), 9)
+
+
 def _top(scores: Mapping[Point, float]) -> Point:
     """The best; of several alike the first, which is the smaller one."""
-    # Rounded, as equal counts of images may differ in their last digit as means of fractions.
-    return max(scores, key=lambda point: round(scores[point], 9))
+    return max(scores, key=scores.__getitem__)
