@@ -229,7 +229,7 @@ def _nearer_to_one(study: Study, init: str) -> Mean:
 
 
 def higher_lr(study: Study) -> Effect:
-    """Of mean curves, so a seed's value is what the mean of the jackknife's scatter says of it."""
+    """Of all seeds' mean curves; each seed's value is moved from it as the jackknife has it."""
     curves = {arm: study.pilot(arm).runs for arm in ("none", "batch")}
     n = len(study.tune_seeds)
 
