@@ -51,7 +51,7 @@ from bnlab.claims._studies import load_claim_plan
 from bnlab.claims.convergence import octaves_saved, times
 from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
 from bnlab.claims.higher_lr import largest_stable, mean_curve, pseudo_values, usable_range
-from bnlab.claims.initialization import TREATED
+from bnlab.claims.initialization import CONTROL, TREATED
 from bnlab.claims.insensitive import widest
 from bnlab.cli import app
 from bnlab.config import Config
@@ -839,6 +839,37 @@ def test_the_widest_pair_is_the_one_that_may_lie_furthest_apart() -> None:
     scores["batch_torch_default"] = scores["batch"] - 0.009 + around(0, 0.02, 12)
     found = widest(Evidence(scores))
     np.testing.assert_allclose(found, scores["batch"] - scores["batch_torch_default"])
+
+
+def test_the_widest_pair_is_found_on_the_seeds_that_measure_it() -> None:
+    even = np.zeros(12)
+    scores = dict.fromkeys((*TREATED, *CONTROL), even + 0.5)
+    # Far apart on one seed alone, on which an arm without BN diverged.
+    scores["batch_gain_2"] = scores["batch"] - np.where(np.arange(12) == 0, 0.3, 0.0)
+    scores["batch_torch_default"] = scores["batch"] - 0.01
+    failed = np.where(np.arange(12) == 0, 1.0, 0.0)
+    diverged = {arm: failed if arm == "none" else even for arm in scores}
+    found = widest(Evidence(scores, diverged=diverged))
+    np.testing.assert_allclose(found, scores["batch"] - scores["batch_torch_default"])
+
+
+def test_at_one_learning_rate_for_all_the_failures_are_those_of_its_runs() -> None:
+    claim = CLAIMS["input_normalization"]
+    arms = {arm: np.full(15, 0.5) for arm in claim.arms}
+    levels = {arm: dict(zip(("norm", "inputs"), arm.split("_", 1), strict=True)) for arm in arms}
+    raw = {f"{norm}_raw": {"norm": norm, "inputs": "raw"} for norm in ("none", "batch")}
+    scores = {arm: np.full(15, 0.5) for arm in (*arms, *raw)}
+    tuned = {arm: np.ones(15) for arm in scores}
+    at_one = {arm: np.zeros(15) for arm in scores}
+    at_one["none_decimal"][14] = 1
+    evidence = Evidence(
+        scores, same=scores, levels={**levels, **raw}, diverged=tuned, same_diverged=at_one
+    )
+    contrast = claim.contrast(evidence)
+    assert contrast.failures is not None
+    assert contrast.failures.control.tolist() == [0] * 11 + [1]
+    assert not contrast.failures.treated.any()
+    assert len(contrast.differences) == 11
 
 
 def test_a_claim_in_two_places_is_supported_by_both_alone() -> None:

@@ -97,6 +97,7 @@ class Evidence:
         told: By arm that was tuned, in words what it is trained at.
         pilot: By arm that was tuned, the mean validation score of its tuning seeds at the best.
         diverged: By arm, whether its final run diverged, 0 or 1: (seeds,).
+        same_diverged: The same of the runs behind `same`.
         epochs: By arm, how often its final runs go through as many images as the arm with the most
             has: an epoch over half of them is half a one.
         seconds: By arm, training seconds an epoch, the median over runs of each run's median.
@@ -116,6 +117,7 @@ class Evidence:
     told: Mapping[str, str] = field(default_factory=dict)
     pilot: Mapping[str, float] = field(default_factory=dict)
     diverged: Mapping[str, Array] = field(default_factory=dict)
+    same_diverged: Mapping[str, Array] = field(default_factory=dict)
     epochs: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     sweep_diverged: Mapping[str, Array] = field(default_factory=dict)

@@ -301,6 +301,7 @@ def _evidence(
     own: Mapping[str, Mapping[int, Choice]],
 ) -> Evidence:
     final = {arm: cells.final(arm, points) for arm, points in best.items()}
+    at_same = {arm: cells.final(arm, points) for arm, points in same.items()}
     lrs = sorted({_lr(point) for pilot in pilots.values() for point in pilot.points if point})
     choices = {arm: one.choice for arm, one in pilots.items() if one.choice is not None}
     followed = {arm: choices[plan.leader(arm)] for arm in best if plan.leader(arm) in choices}
@@ -311,8 +312,7 @@ def _evidence(
     return Evidence(
         best={arm: _scores(runs, plan.spec.seeds, SCORED["final"]) for arm, runs in final.items()},
         same={
-            arm: _scores(cells.final(arm, points), plan.spec.seeds, SCORED["final"])
-            for arm, points in same.items()
+            arm: _scores(runs, plan.spec.seeds, SCORED["final"]) for arm, runs in at_same.items()
         },
         levels=plan.levels,
         sweep={
@@ -325,10 +325,8 @@ def _evidence(
             for arm, choice in choices.items()
         },
         pilot={arm: choice.score for arm, choice in choices.items()},
-        diverged={
-            arm: np.array([float(runs[seed].diverged) for seed in plan.spec.seeds])
-            for arm, runs in final.items()
-        },
+        diverged=_diverged(final, plan.spec.seeds),
+        same_diverged=_diverged(at_same, plan.spec.seeds),
         epochs=_epochs(final),
         seconds={
             arm: float(np.median([np.median(run.curves["seconds"]) for run in timed]))
@@ -343,6 +341,14 @@ def _evidence(
         curves={arm: _curves(runs, plan.spec.seeds) for arm, runs in final.items()},
         preset=preset,
     )
+
+
+def _diverged(runs: Mapping[str, Mapping[int, Run]], seeds: Sequence[int]) -> dict[str, Array]:
+    """By arm, whether its run diverged, 0 or 1: (seeds,)."""
+    return {
+        arm: np.array([float(found[seed].diverged) for seed in seeds])
+        for arm, found in runs.items()
+    }
 
 
 def _told(choice: Choice, own: Mapping[int, Choice] | None, seeds: int) -> str:

@@ -58,6 +58,13 @@ def _mean_of_known(values: Array) -> Array:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
+AT_ONE_LOSS = (
+    "the least that all of them reach, each read where its loss first comes down to it, on "
+    "straight lines between epochs; where the loss begins below it the first reading counts"
+)
+"""What `at_matched_loss` does, for the protocols."""
+
+
 def at_matched_loss(evidence: Evidence, readings: dict[str, Array]) -> dict[str, Array]:
     """Each arm's reading where its training loss first comes down to one that all of them reach.
 

@@ -181,9 +181,11 @@ CLAIMS.register("convergence")(
         f"accuracy, fixed beforehand: {100 * TARGETS['full']:g} % under full, "
         f"{100 * TARGETS['quick']:g} % under quick. A time is the shortest budget that gets there "
         "by a schedule of its own, which has decayed to the end: the curve of a longer schedule "
-        "would say when its learning rate falls. Times are those that a single seed shows.",
+        "would say when its learning rate falls. Times are those that a single seed shows, "
+        "between two budgets on a straight line over log2(epochs).",
         formula="log2(epochs without BN / epochs with BN), median over seeds with the limits of a "
-        "sign test; a seed whose time lies outside the budgets gives a bound only",
+        "sign test; a seed whose time lies outside the budgets gives a bound only, "
+        "and the effect is the least median that the bounds allow",
         protocol="Budgets from half an epoch (an epoch over half of the images) up, with and "
         "without BN. Pilot seeds find for each arm the neighborhood of its best learning rate at "
         "the whole budget; every final seed then tunes for itself within it, on validation images, "

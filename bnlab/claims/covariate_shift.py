@@ -6,7 +6,7 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_median_contrast
-from bnlab.claims._inside import as_bounds, at_matched_loss, over_layers, unrecorded
+from bnlab.claims._inside import AT_ONE_LOSS, as_bounds, at_matched_loss, over_layers, unrecorded
 
 MEAN, SD = "drift_mean_epoch", "drift_sd_epoch"
 STEP = "drift_mean_step"
@@ -88,7 +88,8 @@ CLAIMS.register("covariate_shift")(
         "training images, of every convolution and linear layer but the first. Inputs are taken "
         "behind the ReLU, where the next layer sees them: right behind a normalizer the first two "
         "moments stand still by construction. The arms are compared where their training loss is "
-        "the same.",
+        f"the same: {AT_ONE_LOSS}. A layer counts if both arms recorded it, and a drift of 0 does "
+        "not.",
         formula="log2(drift without BN / drift with BN), geometric mean over layers; the median "
         "over seeds, by the sign test",
         protocol="Three convolutions of 16 channels (full: document 001's network). Pilot seeds "

@@ -91,9 +91,10 @@ CLAIMS.register("covariate_shift_gradients")(
         "makes, momentum, decay, gammas and betas included. Measured is ||G - G'|| / ||G||: "
         "gradients in front of a normalizer are as small as weights are large, so that raw norms "
         "compare nothing between arms (they stand beside it). A redefinition: to refute this "
-        "refutes nothing about distributions.",
-        formula="log2(shift without BN / shift with BN), geometric mean over layers and over four "
-        "steps after each epoch, mean over seeds",
+        "refutes nothing about distributions. A layer counts if both arms recorded it, and "
+        "a shift of 0 does not.",
+        formula="log2(shift without BN / shift with BN), geometric mean over layers, then over "
+        "epochs, four steps after each, mean over seeds",
         protocol="The runs of covariate_shift: each seed of either arm at its own best learning "
         "rate. Beside it BN at the learning rates of the arm without it, and where the training "
         "loss is the same.",

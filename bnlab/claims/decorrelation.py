@@ -6,7 +6,13 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
-from bnlab.claims._inside import at_matched_loss, layers_of, mean_over_layers, unrecorded
+from bnlab.claims._inside import (
+    AT_ONE_LOSS,
+    at_matched_loss,
+    layers_of,
+    mean_over_layers,
+    unrecorded,
+)
 
 CHANNELS, IMAGES = "channel_correlation", "image_cosine"
 
@@ -79,7 +85,7 @@ CLAIMS.register("decorrelation")(
         "activation, over 1,024 training images and all positions, mean over the convolutions and "
         "the hidden layer. A normalizer that treats channels apart changes no correlation at given "
         "weights: whatever differs has been learned. The arms are compared where their training "
-        "loss is the same.",
+        f"loss is the same: {AT_ONE_LOSS}.",
         formula="correlation without BN - correlation with BN, mean over seeds",
         protocol="The runs of covariate_shift: each seed of either arm at its own best learning "
         "rate. Beside it BN at the learning rates of the arm without it, the cosine of images, and "

@@ -95,12 +95,13 @@ GRADIENTS = Claim(
     ),
     definition="By what factor the root mean square of the gradient in a layer's output grows on "
     "its way back through one layer, from a line through its logarithms over 29 convolutions of "
-    "one width (full: 61), at the start of training; its distance from 1, as a logarithm without "
-    "its sign. Once where gradients vanish without BN (weights from N(0, 0.01^2)), and once with "
-    "He's initialization, which keeps their size. SUPPORTED only if both are.",
+    "one width, all but the last, which pools, at the start of training; its distance from 1, as "
+    "a logarithm without its sign. Once where gradients vanish without BN (weights from N(0, "
+    "0.01^2)), and once with He's initialization, which keeps their size. SUPPORTED only if both "
+    "are.",
     formula="|log factor| without BN - |log factor| with BN, mean over initializations; the "
     "numbers shown are those with N(0, 0.01^2)",
-    protocol="32 convolutions of 32 channels (full: 64 of 64), 20 seeds, 512 training images "
+    protocol="32 convolutions of 32 channels (full: of 64), 20 seeds, 512 training images "
     "(full: 1,024) in one batch, no training: the learning rate is too small to move a weight. "
     "Untuned, for there is nothing to tune. Beside it torch's default initialization.",
     smallest_effect=0.05,

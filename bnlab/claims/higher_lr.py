@@ -85,7 +85,7 @@ def _reach(octaves: Array, scores: Array, start: int, tolerance: float) -> float
 def mean_curve(scores: Array, diverged: Array) -> Array:
     """Mean accuracy at each learning rate of the runs that trained.
 
-    Where most diverge the rate is none to use, and guessing counts.
+    Where half or more diverge the rate is none to use, and guessing counts.
 
     Args:
         scores: Of diverged runs, guesses: (seeds, ...).
@@ -100,7 +100,7 @@ def mean_curve(scores: Array, diverged: Array) -> Array:
 
 
 MOST = 0.5
-"""Share of runs at a learning rate that must train for it to be judged by these alone."""
+"""More than this share of the runs at a learning rate must train for it to be judged by these."""
 
 
 def pseudo_values(statistic: Callable[[Array], float], scores: Array, diverged: Array) -> Array:
@@ -274,13 +274,15 @@ CLAIMS.register("higher_lr")(
         formula="log2(upper end with BN / upper end without), on the mean curves of all seeds, "
         "with the jackknife's standard error over seeds",
         protocol="Two arms, each trained at every learning rate of one grid that reaches beyond "
-        "both usable ranges, with all seeds of the verdict, on validation images. The width of the "
-        f"range is told at {', '.join(f'{100 * t:g}' for t in BESIDE)} percentage points. Final "
-        "runs on fresh seeds split BN's gain in accuracy, after Bjorck et al.: BN at the best lr "
-        "of the arm without (who expect next to nothing), and what its own best lr adds (who "
-        "expect nearly all); under full in a residual network of 16 convolutions, too, and a "
-        "further arm without BN that warms up for an epoch. Where most runs at a learning "
-        "rate diverge they count as guesses, elsewhere those that trained count.",
+        "both usable ranges, with all seeds of the verdict, on validation images. The width of "
+        f"the range is told at {', '.join(f'{100 * t:g}' for t in BESIDE)} percentage points. "
+        "Final runs on fresh seeds split BN's gain in accuracy, after Bjorck et al.: BN at the "
+        "best lr of the arm without (who expect next to nothing), and what its own best lr adds "
+        "(who expect nearly all); under full in a residual network of 16 convolutions, too, and "
+        "a further arm without BN that warms up for an epoch. Where half of the runs at a "
+        "learning rate diverge, or more, they count as guesses, elsewhere those that trained "
+        "count. Between learning rates accuracy is a straight line over log2(lr), which is "
+        "followed outward from the best.",
         smallest_effect=1.0,
         reason="One octave, a factor of two, is the coarsest step in which learning rates are "
         "usually tried.",

@@ -92,7 +92,8 @@ CLAIMS.register("initialization")(
         ),
         definition="The range of test accuracy over four initializations (He's with gains 0.3, 1 "
         "and 2, and PyTorch's default), each at its own best learning rate, without BN less with "
-        "BN. The pilot seeds name the best and the worst, the final seeds measure, so that noise "
+        "BN. The pilot seeds name the best and the worst, by mean validation accuracy at each "
+        "arm's best, the final seeds measure, so that noise "
         "does not widen a range. That the network is not sensitive at all is a claim of its own, "
         "`insensitive`.",
         formula="range(none) - range(batch); range on seed s: accuracy(best initialization by the "

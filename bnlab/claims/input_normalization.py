@@ -41,15 +41,21 @@ def spread(
     return named_range(table[NAMING:], np.nanmedian(naming, axis=0))
 
 
+def failures(evidence: Evidence) -> Mapping[str, Array]:
+    """Whether the runs that the headline is of diverged."""
+    return evidence.same_diverged or evidence.diverged
+
+
 def measure(evidence: Evidence) -> Contrast:
     """How far input normalizations spread accuracy without BN less how far with BN."""
     tuned, fixed = evidence.best, evidence.same or evidence.best
     none, batch = (evidence.arms("inputs", norm=norm) for norm in ("none", "batch"))
-    failed = evidence.diverged
+    failed = failures(evidence)
     without, with_bn = spread(fixed, none, failed), spread(fixed, batch, failed)
     details = [detail("range without BN", without), detail("range with BN", with_bn)]
     if evidence.same:
-        reduced = spread(tuned, none, failed) - spread(tuned, batch, failed)
+        own = evidence.diverged
+        reduced = spread(tuned, none, own) - spread(tuned, batch, own)
         details.append(detail("reduction, each at its pilot's best lr", reduced))
     gains = [
         detail(f"BN's gain on {way} inputs", fixed[batch[way]] - fixed[none[way]])
@@ -63,9 +69,10 @@ def measure(evidence: Evidence) -> Contrast:
 def _raw(evidence: Evidence) -> list[str]:
     """How many runs on raw inputs failed, and whether BN changes that."""
     none, batch = (evidence.arms("inputs", norm=norm)[RAW] for norm in ("none", "batch"))
-    if not {none, batch} <= evidence.diverged.keys():
+    diverged = failures(evidence)
+    if not {none, batch} <= diverged.keys():
         return []
-    found = Failures(evidence.diverged[batch], evidence.diverged[none], (batch, none))
+    found = Failures(diverged[batch], diverged[none], (batch, none))
     return [f"raw inputs: {found}"]
 
 
@@ -89,9 +96,9 @@ CLAIMS.register("input_normalization")(
         ),
         definition="The range of test accuracy over five normalizations of the inputs ([0, 1], "
         "[-1, 1], z-score, z-score of each image, divided by 1000), without BN less with BN, at "
-        "one learning rate for all. Best and worst normalization are named by three seeds and "
-        "measured on the others, so that noise does not widen a range; a run that diverged names "
-        "nothing unless all three of a way did. The range with BN stands "
+        "one learning rate for all. Best and worst normalization are named by the median of the "
+        "first three seeds and measured on the others, so that noise does not widen a range; a "
+        "run that diverged names nothing unless all three of a way did. The range with BN stands "
         "beside it, and how many runs fail on inputs from 0 to 255.",
         formula="range(none) - range(batch); range on seed s: accuracy(best way by the naming "
         "seeds, s) - accuracy(worst way by the naming seeds, s)",
@@ -106,6 +113,7 @@ CLAIMS.register("input_normalization")(
         treated=tuple(f"batch_{way}" for way in WAYS),
         control=tuple(f"none_{way}" for way in WAYS),
         measure=measure,
+        failures=failures,
         about_training=True,
         imagine=imagine,
     )

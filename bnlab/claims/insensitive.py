@@ -32,11 +32,12 @@ PAIRS = tuple(itertools.combinations(TREATED, 2))
 def widest(evidence: Evidence) -> Array:
     """The difference of the two initializations that may lie furthest apart with BN: (seeds,).
 
-    Of all pairs that whose difference has the highest upper limit, on seeds on which all trained:
-    if it is below a bound, all are. Two that a pilot has named would do for a range that there is,
-    but not for one that is said to be none: with the wrong two it is too small.
+    Of all pairs that whose difference has the highest upper limit on the seeds that the headline is
+    of, those on which every run trained, without BN too: if it is below a bound, all are. Two that
+    a pilot has named would do for a range that there is, but not for one that is said to be none:
+    with the wrong two it is too small.
     """
-    failed = [evidence.diverged[arm] for arm in TREATED if arm in evidence.diverged]
+    failed = [evidence.diverged[arm] for arm in TREATED + CONTROL if arm in evidence.diverged]
     kept = np.max(failed, axis=0) == 0 if failed else np.ones(len(evidence.best["batch"]), bool)
     both_ways = [pair for two in PAIRS for pair in (two, two[::-1])]
     differences = [evidence.best[one] - evidence.best[other] for one, other in both_ways]
@@ -92,7 +93,8 @@ CLAIMS.register("insensitive")(
         definition="The range of test accuracy over four initializations (He's with gains 0.3, 1 "
         "and 2, and PyTorch's default) with BN, each at its own best learning rate: SUPPORTED if "
         "it is below 2 percentage points, REFUTED if above. The range is that of the two "
-        "initializations whose difference has the highest upper limit, so that none is wider.",
+        "initializations whose difference has the highest upper limit at the claims' level, on "
+        "the seeds of the headline, so that none is wider.",
         formula="accuracy(one initialization) - accuracy(another), with BN, mean over seeds, of "
         "the two that may lie furthest apart",
         protocol="The study of `initialization`, run by run.",

@@ -6,7 +6,7 @@ import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
-from bnlab.claims._inside import at_matched_loss, mean_over_epochs, unrecorded
+from bnlab.claims._inside import AT_ONE_LOSS, at_matched_loss, mean_over_epochs, unrecorded
 
 
 def _curve(evidence: Evidence, arm: str, tag: str) -> Array:
@@ -98,7 +98,7 @@ CLAIMS.register("landscape")(
         "the one here, over the length of the step (effective smoothness), with steps and "
         "gradients relative to the weights: raw ones depend on the weights' scale, which in front "
         "of a normalizer means nothing, so raw numbers stand beside it. The arms are compared "
-        "where their training loss is the same.",
+        f"where their training loss is the same: {AT_ONE_LOSS}.",
         formula="log2(smoothness without BN / smoothness with BN), greater is rougher, mean over "
         "seeds",
         protocol="The runs of covariate_shift: each seed of either arm at its own best learning "
