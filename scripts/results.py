@@ -75,7 +75,8 @@ Cell: TypeAlias = Mapping[str, Any]
 
 def table(header: Row, rows: Sequence[Row]) -> str:
     """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    lines = [header, ["---"] * len(header), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

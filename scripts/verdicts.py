@@ -24,6 +24,9 @@ CHINESE = {
     "depends on the initialization": "取决于初始化",
     "with BN on the hidden layer": "隐藏层也有 BN",
     "with BN on the convolutions alone": "只有卷积层有 BN",
+    "depends on where the arms are compared": "取决于在何处比较",
+    "at one training loss": "训练损失相同处",
+    "epoch by epoch": "逐轮比较",
     "with N(0, 0.01^2)": "N(0, 0.01^2) 初始化",
     "with He's initialization": "He 初始化",
 }

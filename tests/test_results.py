@@ -12,6 +12,7 @@ from results import (
     calibrated_claims,
     calibrated_compare,
     documents,
+    table,
 )
 
 from bnlab.claims import CLAIMS, Verdict
@@ -42,6 +43,10 @@ def test_the_reference_is_a_few_small_files() -> None:
     files = [path for path in REFERENCE.rglob("*") if path.is_file()]
     assert len(files) < TRACKED_FILES
     assert sum(path.stat().st_size for path in files) < TRACKED_BYTES
+
+
+def test_a_bar_in_a_cell_is_none_of_the_table() -> None:
+    assert table(["a"], [["+0.03 |r|"]]).splitlines()[-1] == r"| +0.03 \|r\| |"
 
 
 def cells_of(table: str) -> list[list[str]]:
