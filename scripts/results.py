@@ -59,9 +59,9 @@ DRAWN = (".html", ".svg")
 """Files with plots, which may differ by the version of matplotlib."""
 
 RECORDED = """\
-Recorded on 2026-11-25 on two CPU cores, under the protocols in force, on CIFAR-10 re-encoded as
-JPEG: `accuracy` and `placement` under the preset quick. The other claims wait to be measured under
-theirs; the runs of 2026-11-21, made under older protocols, are left out.
+Recorded on 2026-11-28 on two CPU cores, under the protocols in force and by one fingerprint of the
+code, on CIFAR-10 re-encoded as JPEG, under the preset quick. Claims that are not tested wait to be
+measured; runs of the first edition, made under older protocols, are left out.
 """
 
 SEED_COMMAND = (
