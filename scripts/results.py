@@ -192,8 +192,7 @@ def seeds_table(comparison: Comparison) -> str:
 SIMULATED = """\
 Nothing is trained here: `scripts/calibrate.py --studies {studies}` (seed {seed}) imagines the runs
 of whole studies, {studies} of each kind in each world, and walks every one from its pilot to its
-verdict. The table has the {counted} claims that there were then, at the level that there was room
-for; it is made anew with the measurements of all.
+verdict.
 
 Imagined are {worlds} worlds without an effect: {responses} responses of accuracy to the learning
 rate (a round top, a cliff, two rates so alike that a pilot often confuses them; `higher_lr` has one
@@ -295,7 +294,6 @@ def calibration(found: Mapping[str, Any]) -> list[str]:
     planted = found["compare_planted"][-1]
     simulated = SIMULATED.format(
         **found,
-        counted=len(found["claims_planted"]),
         worlds=len(worlds),
         responses=len(responses),
         fails=", ".join(f"{100 * share:g}" for share in fails),
