@@ -12,6 +12,8 @@ from bnlab.study.executors.lanes import House
 from bnlab.training.accelerate import CaptureFailedError
 from bnlab.training.experiment import Watcher, run_experiment
 from bnlab.training.loop import Position
+from bnlab.training.signals import StopRequest
+from bnlab.training.workers import Answer, Request
 
 
 class OddHouse(House):
@@ -57,3 +59,14 @@ class _Odd(Watcher):
 def no_house() -> None:
     """Fails to be one."""
     raise ImportError("libcuda.so.1: cannot open shared object file")
+
+
+class LateHouse(OddHouse):
+    """Its first process is killed before it has begun anything."""
+
+    def __call__(self, request: Request, stop: StopRequest) -> Answer:
+        mark = Path(request["cells"][0]["root"]).parent / "killed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(request, stop)

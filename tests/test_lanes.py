@@ -133,6 +133,14 @@ def test_a_process_that_cannot_start_ends_the_study_with_its_reason(
         train({})
 
 
+def test_a_process_that_is_killed_before_it_has_begun_is_replaced(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "HOUSE", "odd_houses:LateHouse")
+    ended = train({})
+    assert {name: end.ending for name, end in ended.items()} == dict.fromkeys("abc", "done")
+
+
 def test_lanes_are_the_default_on_a_gpu_and_processes_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -38,7 +38,8 @@ from bnlab.training.workers import (
 HOUSE = "bnlab.study.executors.lanes:House"
 
 TRIES = 2
-"""How often a run may break the process that it shares before it has one for itself."""
+"""How often a run may break the process that it shares before it has one for itself; and how often
+in a row a process may end before it has begun any run."""
 
 GRACE_SECONDS = 60.0
 """For the other runs of a process that broke to be checkpointed, before it is killed."""
@@ -56,12 +57,13 @@ def run_in_lanes(
 ) -> Iterator[Outcome]:
     """Lanes train one cell after another, in a process that is replaced when it breaks."""
     together, apart = dict(enumerate(cells)), dict[int, Cell]()
-    broke = Counter[int]()
+    broke, idle = Counter[int](), 0
     while (together or apart) and not stop():
         shared = bool(together)
         queue = together if shared else dict([next(iter(apart.items()))])
         settings = options if shared else replace(options, jobs=1)
-        for number, outcome, spoiled in _Process(dict(queue), settings).train(stop, watcher):
+        process = _Process(dict(queue), settings)
+        for number, outcome, spoiled in process.train(stop, watcher):
             (together if shared else apart).pop(number)
             if stop() or not (spoiled or outcome.ending == "stopped"):
                 yield outcome
@@ -73,6 +75,9 @@ def run_in_lanes(
                 broke[number] += 1
                 twice = broke[number] >= TRIES or ran_out_of_memory(outcome.reason)
                 (apart if twice else together)[number] = outcome.cell
+        idle = idle + 1 if process.ended_at_once else 0
+        if idle >= TRIES:
+            raise BnlabError(f"the process of the lanes ended at once: {process.ended_at_once}")
 
 
 class _Process:
@@ -89,6 +94,8 @@ class _Process:
         self._worker = ProcessWorker(HOUSE, options.threads, connections)
         self._under_way = dict[int, Cell]()
         self._begun, self._broke_at = False, float("inf")
+        self.ended_at_once = ""
+        """Why it ended before it had begun any run."""
 
     def train(
         self, stop: StopRequest, watcher: StudyWatcher
@@ -96,9 +103,6 @@ class _Process:
         """Tell of each cell that was begun how that ended.
 
         With it goes whether it may have failed for the process's sake, not for its own.
-
-        Raises:
-            BnlabError: If the process ends before it has begun any.
         """
         told = False
         try:
@@ -113,7 +117,7 @@ class _Process:
         finally:
             self._worker.end()
         if reply is not None and reply.error and not self._begun:
-            raise BnlabError(f"the process of the lanes ended at once: {reply.error}")
+            self.ended_at_once = reply.error
         for number, cell in self._under_way.items():
             if reply is None or reply.stopped:
                 yield number, Outcome(cell, "stopped"), False
