@@ -45,7 +45,7 @@ def _runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("claims explain", ("covariate_shift_gradients", "inference_statistics")),
         ("claims explain higher_lr", ("arXiv:1502.03167",)),
         ("claims explain covariate_shift", ()),
-        ("claims --runs-dir none", ("placement", "SUPPORTED")),
+        ("claims --runs-dir none", ("covariate_shift_gradients", "SUPPORTED", "verdict", "n")),
         ("runs", ("s7", "status", "done")),
         ("show {before}/s0", ("batch-before_activation", "Provenance")),
         ("judge {after} {before}", ("diverged",)),

@@ -153,7 +153,7 @@ def _overview(findings: Sequence[Finding]) -> Table:
         Column("verdict", numeric=False, badge=True),
         Column("effect"),
         Column(LIMITS),
-        Column(PLAIN),
+        Column(PLAIN, detail=True),
         Column("n"),
         Column("preset", numeric=False, detail=True),
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -93,6 +94,12 @@ def _hanging(text: str, console: Console, style: str = "") -> None:
 FIRST = 8
 """Least width of the column that says what a row is of; numbers must not squeeze it out."""
 
+WORDS = 14
+"""Letters that a column of words is left with, at least, where the names are not broken."""
+
+FEW = 9
+"""Columns of a table that is too wide for names that are not broken."""
+
 
 def _print_table(table: Table, console: Console) -> None:
     wide = console.width >= WIDE
@@ -104,6 +111,8 @@ def _print_table(table: Table, console: Console) -> None:
         header_style="dim",
         show_header=any(column.name for column in table.columns),
     )
+    few = len(table.columns) < FEW
+    whole = few and _least(table, shown) <= console.width
     for place in shown:
         column = table.columns[place]
         grid.add_column(
@@ -111,7 +120,7 @@ def _print_table(table: Table, console: Console) -> None:
             justify="right" if column.numeric else "left",
             overflow="fold",
             min_width=FIRST if place == 0 else None,
-            no_wrap=column.numeric and len(table.columns) < 9,
+            no_wrap=few and (column.numeric or (place == 0 and whole)),
         )
     for row in table.rows:
         grid.add_row(*(RichText(plain(row[place])) for place in shown))
@@ -123,3 +132,14 @@ def _print_table(table: Table, console: Console) -> None:
         if note.partition(":")[0] in left_out:
             continue
         _hanging(f"• {note}", console, style="dim")
+
+
+def _least(table: Table, shown: Sequence[int]) -> int:
+    """Characters that a table takes whose names and numbers are not broken."""
+    widths = [
+        max(cell_len(plain(cell)) for cell in (table.columns[place].name, *column))
+        if place == 0 or table.columns[place].numeric
+        else WORDS
+        for place, column in ((place, [row[place] for row in table.rows]) for place in shown)
+    ]
+    return sum(widths) + 2 * len(widths)
