@@ -1,12 +1,12 @@
 """Does batch normalization keep the distributions of layer inputs where they are?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
-from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_median_contrast
+from bnlab.claims._contrast import Array, Contrast, Detail, Evidence, detail, make_median_contrast
 from bnlab.claims._inside import (
     AT_ONE_LOSS,
     as_bounds,
@@ -39,19 +39,25 @@ def by_epochs(evidence: Evidence, quantity: str, treated: str = "batch") -> Arra
     return mean_over_epochs(found["none"] - found[treated])
 
 
+def _beside(evidence: Evidence, less: Callable[..., Array]) -> list[Detail]:
+    return [
+        detail("drift of the standard deviations", less(evidence, SD), "octaves"),
+        detail("drift within a step", less(evidence, STEP), "octaves"),
+        detail(
+            "at the learning rates of the arm without BN",
+            less(evidence, MEAN, "batch_same"),
+            "octaves",
+        ),
+    ]
+
+
 def measure(evidence: Evidence) -> Contrast:
     """By how many octaves the means of layer inputs drift less with BN."""
     differences = reduction(evidence, MEAN)
     return make_median_contrast(
         *as_bounds(differences),
         [
-            detail("drift of the standard deviations", reduction(evidence, SD), "octaves"),
-            detail("drift within a step", reduction(evidence, STEP), "octaves"),
-            detail(
-                "at the learning rates of the arm without BN",
-                reduction(evidence, MEAN, "batch_same"),
-                "octaves",
-            ),
+            *_beside(evidence, reduction),
             *(
                 detail(f"{arm}, too", reduction(evidence, MEAN, arm), "octaves")
                 for arm in ("noisy_batch", "frozen_init")
@@ -68,15 +74,7 @@ def measure_again(evidence: Evidence) -> Contrast:
     differences = by_epochs(evidence, MEAN)
     return make_median_contrast(
         *as_bounds(differences),
-        [
-            detail("drift of the standard deviations", by_epochs(evidence, SD), "octaves"),
-            detail("drift within a step", by_epochs(evidence, STEP), "octaves"),
-            detail(
-                "at the learning rates of the arm without BN",
-                by_epochs(evidence, MEAN, "batch_same"),
-                "octaves",
-            ),
-        ],
+        _beside(evidence, by_epochs),
         guard=unrecorded(evidence, differences, MEAN),
     )
 

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,6 +153,7 @@ class StoredStudies:
 
     def __init__(self, runs_dir: Path) -> None:
         self._runs_dir = runs_dir
+        self._contents: dict[Path, Mapping[str, bytes]] = {}
 
     def read(self, name: str) -> tuple[str, str] | None:
         """The text of one, and where it stands; None if it never was run.
@@ -169,7 +170,9 @@ class StoredStudies:
             if path.exists():
                 return path.read_text(encoding="utf-8"), str(path)
             for archive in self._archives:
-                content = read_archive(archive).get(name)
+                if archive not in self._contents:
+                    self._contents[archive] = read_archive(archive)
+                content = self._contents[archive].get(name)
                 if content is not None:
                     return content.decode("utf-8"), str(archive / name)
         except (OSError, UnicodeDecodeError) as error:
