@@ -93,11 +93,11 @@ def claims_table(findings: Sequence[Finding]) -> str:
         plain = None if contrast is None else contrast.interval
         if plain is not None and not math.isfinite(plain.estimate):
             plain = None  # no pair of which both trained
-        more = verdict.sublabel or (verdict.why if verdict.label == "NOT TESTED" else "")
+        missing = f" ({verdict.why})" if verdict.label == "NOT TESTED" else ""
         rows.append(
             [
                 f"`{claim.name}`: {claim.statement}",
-                verdict.label + f" ({more})" * bool(more),
+                verdict.words + missing,
                 "" if plain is None else show_effect(plain.estimate, claim.unit),
                 "" if verdict.interval is None else show_limits(verdict.interval, claim.unit),
                 "" if plain is None else show_limits(plain, claim.unit),

@@ -44,9 +44,9 @@ def judged(findings: Sequence[Finding]) -> list[Finding]:
 
 def told(finding: Finding, language: Language) -> str:
     """A verdict in words; in Chinese beside the word that bnlab prints."""
-    label, more = finding.verdict.label, finding.verdict.sublabel
     if language == "en":
-        return label + f" ({more})" * bool(more)
+        return finding.verdict.words
+    label, more = finding.verdict.label, finding.verdict.sublabel
     more = "，" * bool(more) + CHINESE.get(more, more)
     return f"{CHINESE[label]}（{label}{more}）"
 

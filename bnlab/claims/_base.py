@@ -89,6 +89,11 @@ class Verdict:
     why: str = ""
     power: float | None = None
 
+    @property
+    def words(self) -> str:
+        """The label, and in brackets what refines it."""
+        return f"{self.label} ({self.sublabel})" if self.sublabel else self.label
+
 
 SCORED_AS_GUESSES = "headline, diverged runs scored as guesses"
 

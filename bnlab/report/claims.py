@@ -74,7 +74,7 @@ def _answer(findings: Sequence[Finding]) -> Section:
         else "There is no claim to judge."
     )
     lead += "".join(
-        f" Before or after the activation? “{one.claim.statement}” {_verdict(one)}: "
+        f" Before or after the activation? “{one.claim.statement}” {one.verdict.words}: "
         f"{one.verdict.why}."
         for one in findings
         if one.claim.name == PLACEMENT and one.verdict.label != "NOT TESTED"
@@ -86,7 +86,7 @@ def _answer(findings: Sequence[Finding]) -> Section:
     drawn = [finding for finding in findings if finding.contrast is not None]
     if len(drawn) > FEW:
         columns = (Column("claim", numeric=False), Column("verdict", numeric=False, badge=True))
-        rows = tuple((one.claim.name, _verdict(one)) for one in drawn)
+        rows = tuple((one.claim.name, one.verdict.words) for one in drawn)
         links = tuple(f"#{one.claim.name}" for one in drawn)
         blocks.append(Table("", columns, rows, links=links))
     if drawn:
@@ -163,7 +163,7 @@ def _overview(findings: Sequence[Finding]) -> Table:
         rows.append(
             (
                 finding.claim.name,
-                _verdict(finding),
+                finding.verdict.words,
                 finding.claim.show(plain.estimate) if plain else MISSING,
                 _limits(finding, finding.verdict.interval),
                 _limits(finding, plain),
@@ -180,11 +180,6 @@ def _overview(findings: Sequence[Finding]) -> Table:
     )
     links = tuple(f"#{finding.claim.name}" for finding in findings)
     return Table("", columns, tuple(rows), notes, links)
-
-
-def _verdict(finding: Finding) -> str:
-    verdict = finding.verdict
-    return f"{verdict.label} ({verdict.sublabel})" if verdict.sublabel else verdict.label
 
 
 def _limits(finding: Finding, interval: Interval | None) -> str:
@@ -208,7 +203,7 @@ def _lines(finding: Finding) -> tuple[str, ...]:
     lines = [
         f"“{finding.claim.statement}” ({finding.claim.sources[0]})",
         *quoted(finding.claim),
-        f"{_verdict(finding)}: {finding.verdict.why}",
+        f"{finding.verdict.words}: {finding.verdict.why}",
     ]
     if finding.contrast is not None:
         lines += [f"{PLAIN}: {_limits(finding, finding.contrast.interval)}", _power(finding)]
@@ -225,7 +220,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         Text(f"“{claim.statement}”"),
         *(Text(line, "note") for line in quoted(claim)),
         Bullets(claim.sources),
-        Text(f"{_verdict(finding)}: {finding.verdict.why}."),
+        Text(f"{finding.verdict.words}: {finding.verdict.why}."),
     ]
     if finding.gathered.finished:
         blocks.append(Text(f"Scope: {finding.gathered.scope}.", "note"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlab.analysis.stats import Interval
-from bnlab.claims import CLAIM_LEVEL, LIMITS, SCALES, Unit, show_effect, show_limits
+from bnlab.claims import CLAIM_LEVEL, LIMITS, SCALES, Unit, Verdict, show_effect, show_limits
 from bnlab.errors import shown_json
 from bnlab.report import write_files
 from bnlab.report.blocks import Bullets, Column, Section, Table
@@ -43,7 +43,7 @@ def reference_sections(verdicts: list[Told]) -> list[Section]:
     rows = tuple(
         (
             one["claim"] if number == 0 else "the same",
-            _verdict(one) if number == 0 else place["place"],
+            Verdict(one["verdict"], one["sublabel"] or "").words if number == 0 else place["place"],
             *_shown(one, place),
             str(one["n"]),
         )
@@ -99,10 +99,6 @@ ANSWERS = {"SUPPORTED": "Yes", "REFUTED": "No", "INCONCLUSIVE": "Not settled"}
 
 def _only(one: Told) -> str:
     return f", {one['sublabel']}" if one["sublabel"] else ""
-
-
-def _verdict(one: Told) -> str:
-    return f"{one['verdict']} ({one['sublabel']})" if one["sublabel"] else str(one["verdict"])
 
 
 def _places(one: Told) -> list[Told]:
