@@ -121,6 +121,17 @@ ANCHORS = (
         "ResNet-110, CIFAR-10, what they conclude; Bjorck et al. 2018",
         "of it, BN at the best lr of the arm without",
     ),
+    *(
+        Anchor(
+            "depth",
+            f"the same at {depth} convolutions, in training accuracy",
+            0.0,
+            "pp",
+            "ResNet-110, CIFAR-10, what they conclude; Bjorck et al. 2018",
+            f"BN's gain at {depth} convolutions, at the lr of the network without",
+        )
+        for depth in ("4", "16")
+    ),
     Anchor(
         "covariate_shift_gradients",
         "octaves by which gradients shift less (similar or worse: 0 or less)",

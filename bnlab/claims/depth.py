@@ -27,10 +27,15 @@ SHALLOW, DEEP = "4", "16"
 
 TRAINED = "train/accuracy"
 
+SAME = ", at the lr of the network without"
+"""What no learning rate of its own explains of BN's gain (Bjorck et al. 2018, section 2)."""
 
-def gains(evidence: Evidence, kind: str, tag: str = TRAINED) -> dict[str, Array]:
+
+def gains(
+    evidence: Evidence, kind: str, tag: str = TRAINED, norm: str = "batch"
+) -> dict[str, Array]:
     """What BN gains at every depth, by the level of the factor `depth`."""
-    none, batch = (evidence.arms("depth", norm=norm, kind=kind) for norm in ("none", "batch"))
+    none, batch = (evidence.arms("depth", norm=level, kind=kind) for level in ("none", norm))
     return {
         depth: evidence.reading(batch[depth], tag) - evidence.reading(none[depth], tag)
         for depth in none
@@ -44,6 +49,7 @@ def measure(evidence: Evidence) -> Contrast:
         gained[DEEP] - gained[SHALLOW],
         [
             *_at_each_depth("", gained),
+            *_at_each_depth(SAME, gains(evidence, "plain", norm="batch_same")),
             detail("the headline in test accuracy", _tested(evidence)),
             *_residual(evidence),
         ],
@@ -82,7 +88,12 @@ def _residual(evidence: Evidence) -> list[Detail]:
         return []
     gained = gains(evidence, "residual")
     interaction = detail("the headline in residual networks", gained[DEEP] - gained[SHALLOW])
-    return [interaction, *_at_each_depth(", residual", gained)]
+    same = gains(evidence, "residual", norm="batch_same")
+    return [
+        interaction,
+        *_at_each_depth(", residual", gained),
+        *_at_each_depth(f", residual{SAME}", same),
+    ]
 
 
 def _line(evidence: Evidence, norm: str, kind: str) -> Line:
@@ -94,7 +105,7 @@ def _line(evidence: Evidence, norm: str, kind: str) -> Line:
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:
     """Depth costs 10 points, BN brings as many; a deep network gains the effect beside."""
-    deep, batch = run.levels["depth"] != SHALLOW, run.levels["norm"] == "batch"
+    deep, batch = run.levels["depth"] != SHALLOW, run.levels["norm"] != "none"
     return run.reach(0.4 - 0.1 * deep + 0.1 * batch + run.effect * (deep and batch))
 
 
@@ -120,7 +131,8 @@ CLAIMS.register("depth")(
         protocol="Four networks of one width, with 4 and 16 convolutions, all from the third on "
         "at 8x8, with and without BN. Pilot seeds find for each the neighborhood of its best "
         "learning rate; every final seed then tunes for itself within it, on validation images, "
-        "and trains once more on all images at what was best for it. Under full also 108 "
+        "and trains once more on all images at what was best for it. With BN it also trains at "
+        "what was best for the same seed without, as exploratory arms. Under full also 108 "
         "convolutions, and all of them with shortcuts around every convolution, where shapes "
         "allow, at their pilots' best, as exploratory arms.",
         smallest_effect=0.05,
