@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from editions import EDITIONS, TIMES, beside_the_first, times
 from scipy.stats import binomtest
 from verdicts import (
     about_picture,
@@ -128,6 +129,23 @@ def claim_details(finding: Finding) -> str:
     parts += [f"- {remark}" for remark in contrast.remarks]
     return "\n".join(parts) + "\n"
 
+
+FIRST = """\
+The first edition judged ten claims on 2026-11-21, on the same images and networks under quick. Its
+rules called a claim SUPPORTED in up to 24 % of imagined studies without an effect, since a pilot
+chose each arm's learning rate once for all seeds, a network that learned up to 31 % counted as
+diverged and as guessing, and limits were Holm's over whatever claims had runs.
+`configs/claims/CHANGES.md` has every change of a protocol. In parentheses are limits at the claim's
+level.
+"""
+
+TOOK = """\
+Minutes on two CPU cores, two runs at once (`cost` one), from each run's own clock, with other work
+beside some of it. Claims share runs: a run counts for the first that needs it. Of the runs of an
+arm that is tuned, three of four are the three learning rates that each seed tries, so to share them
+among seeds would halve the time, and the verdicts would not keep their level. What costs no
+soundness is more cores or a GPU.
+"""
 
 ANCHORED = """\
 Numbers that others have published, and bnlab's where it has measured the same. Where the setting is
@@ -356,6 +374,12 @@ def documents(folder: Path) -> dict[Path, str]:
         "`bnlab claims run NAME --preset quick`\n",
         tables["claims"],
         *map(claim_details, findings),
+        "## What the first edition said\n",
+        FIRST,
+        table(EDITIONS, [*beside_the_first(findings, REFERENCE / "first-edition.yaml")]),
+        "## How long it took\n",
+        TOOK,
+        table(TIMES, [*times(findings, REFERENCE)]),
         "## Anchors\n",
         ANCHORED,
         anchors_table(findings),
