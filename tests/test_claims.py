@@ -39,13 +39,14 @@ from bnlab.claims import (
 )
 from bnlab.claims._base import SCORED_AS_GUESSES
 from bnlab.claims._calibration import ImaginedRuns, Study, World, imagine_of, imagine_study
+from bnlab.claims._cells import RunIndex
 from bnlab.claims._contrast import (
     CLAIM_ALPHA,
     make_contrast,
     named_range,
 )
-from bnlab.claims._evidence import RunIndex, gather
 from bnlab.claims._findings import _other_networks
+from bnlab.claims._gather import gather
 from bnlab.claims._rule import settling_n
 from bnlab.claims._studies import load_claim_plan
 from bnlab.claims.convergence import octaves_saved, times

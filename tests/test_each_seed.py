@@ -14,7 +14,8 @@ from bnlab.analysis import Comparison, Options, compare, load_runs
 from bnlab.analysis.arms import make_arms
 from bnlab.analysis.own_best import find_own_best
 from bnlab.claims import CLAIMS, Finding, Verdict, as_data
-from bnlab.claims._evidence import Gathered, RunIndex, gather
+from bnlab.claims._cells import RunIndex
+from bnlab.claims._gather import Gathered, gather
 from bnlab.config import Config
 from bnlab.errors import ConfigError
 from bnlab.report import write_report

@@ -35,7 +35,6 @@ from bnlab.claims._contrast import (
     show_effect,
     show_limits,
 )
-from bnlab.claims._evidence import Gathered
 from bnlab.claims._findings import (
     READABLE,
     Finding,
@@ -45,6 +44,7 @@ from bnlab.claims._findings import (
     quoted,
     show_smallest,
 )
+from bnlab.claims._gather import Gathered
 from bnlab.claims._network import OWN, Network, find_network
 from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
 from bnlab.claims._studies import (

@@ -13,8 +13,9 @@ import numpy as np
 
 from bnlab.analysis import Comparison, Options, Run, compare
 from bnlab.claims._base import Claim, Imagine, Imagined, Verdict
+from bnlab.claims._cells import RunIndex
 from bnlab.claims._contrast import Array, Contrast
-from bnlab.claims._evidence import RunIndex, gather
+from bnlab.claims._gather import gather
 from bnlab.claims._rule import judge
 from bnlab.config import Config, flatten
 from bnlab.records import RunFacts

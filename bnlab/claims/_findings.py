@@ -17,6 +17,7 @@ from bnlab.claims._base import (
     Verdict,
     find_claim,
 )
+from bnlab.claims._cells import RunIndex
 from bnlab.claims._contrast import (
     CLAIM_ALPHA,
     CLAIM_LEVEL,
@@ -26,7 +27,7 @@ from bnlab.claims._contrast import (
     Contrast,
     Failures,
 )
-from bnlab.claims._evidence import Gathered, RunIndex, gather
+from bnlab.claims._gather import Gathered, gather
 from bnlab.claims._network import DOCUMENTS, OWN, Network
 from bnlab.claims._rule import MIN_N, RULE, judge
 from bnlab.claims._studies import PRESETS, SHARED, load_claim_plan, not_asked, study_file
