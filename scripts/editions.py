@@ -38,7 +38,12 @@ def beside_the_first(findings: Sequence[Finding], file: Path) -> Iterator[Row]:
     for name, said in first.items():
         heirs = said.get("now", [name])
         today = [f"`{heir}` " * (len(heirs) > 1) + verdict_in_full(by_name[heir]) for heir in heirs]
-        yield f"`{name}`", f"{said['verdict']}: {said['found']}", ". ".join(today), said["why"] or ""
+        yield (
+            f"`{name}`",
+            f"{said['verdict']}: {said['found']}",
+            ". ".join(today),
+            said["why"] or "",
+        )
 
 
 def times(findings: Sequence[Finding], folder: Path) -> Iterator[Row]:

@@ -212,6 +212,16 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_settle_it() -> None:
     assert settled.label == "REFUTED"
 
 
+@pytest.mark.parametrize("mean", [0.001, -0.001])
+def test_an_equivalence_that_is_open_says_how_many_seeds_would_settle_it(mean: float) -> None:
+    verdict = one(around(mean, 0.0015), "inference_statistics")
+    assert (verdict.label, verdict.sublabel) == ("INCONCLUSIVE", "")
+    assert verdict.required_n is not None
+    assert f"beyond; {verdict.required_n} seeds" in verdict.why
+    settled = one(around(mean, 0.0015, verdict.required_n), "inference_statistics")
+    assert settled.label == "SUPPORTED"
+
+
 def test_an_effect_on_the_edge_of_interest_is_not_settled_by_any_number_of_seeds() -> None:
     assert settling_n(mean_interval(around(0.2999999, 1.0)), 0.3) is None
 

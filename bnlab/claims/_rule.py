@@ -154,14 +154,19 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
         meaning = f"both sides trained on {trained} of {contrast.seeds} seeds; {MIN_N} are needed"
     else:
         n = settling_n(contrast.effect, smallest, bounded=claim.bounded)
-        seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
         sides = f"above 0 and at least {least}, nor below {least}"
         if claim.bounded:
             sides = f"below {least} nor above it"
-        meaning = f"neither {sides}; {seeds} would settle it, if the effect is as it looks"
+        meaning = f"neither {sides}; {would_settle(n)}"
     shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
     told = f"; {contrast.failures}" if contrast.failures else ""
     return Verdict(label, sublabel, limits, n, f"{shown}: {meaning}{told}")
+
+
+def would_settle(n: int | None) -> str:
+    """How many seeds would settle an open verdict, in words; None for more than can be told."""
+    seeds = f"{n} seeds" if n is not None else f"more than {MAX_N:,} seeds"
+    return f"{seeds} would settle it, if the effect is as it looks"
 
 
 def _decide(claim: Claim, limits: Interval, smallest: float) -> Decision:

@@ -1,12 +1,14 @@
 """Do running averages test as well as the statistics of the training set?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
+from bnlab.analysis.stats import Interval
 from bnlab.claims._base import CLAIMS, Claim, Imagined, Verdict, best_lrs, divergences
 from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast, show_limits
-from bnlab.claims._rule import LIMITS
+from bnlab.claims._rule import LIMITS, settling_n, would_settle
 
 TAG = "probe/test_accuracy/"
 RUNNING = "test/accuracy"
@@ -56,7 +58,11 @@ def judge_equivalence(claim: Claim, contrast: Contrast, smallest: float) -> Verd
         return Verdict("SUPPORTED", "", limits, None, f"{shown}: within {least} either way")
     if limits.low > smallest or limits.high < -smallest:
         return Verdict("REFUTED", "", limits, None, f"{shown}: more than {least} apart")
-    return Verdict("INCONCLUSIVE", "", limits, None, f"{shown}: neither within {least} nor beyond")
+    assert isinstance(contrast.effect, Interval)
+    either_way = replace(contrast.effect, estimate=abs(contrast.effect.estimate))
+    n = settling_n(either_way, smallest, bounded=True)
+    why = f"{shown}: neither within {least} nor beyond; {would_settle(n)}"
+    return Verdict("INCONCLUSIVE", "", limits, n, why)
 
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:
