@@ -61,9 +61,10 @@ DRAWN = (".html", ".svg")
 
 RECORDED = """\
 Recorded on 2026-11-28 on two CPU cores, under the protocols in force and by one fingerprint of the
-code, on CIFAR-10 re-encoded as JPEG, under the preset quick. Claims that are not tested wait to be
-measured; runs of the first edition, made under older protocols, are left out.
+code, on CIFAR-10 re-encoded as JPEG, under the preset quick{larger}. {waiting}Runs of the first
+edition, made under older protocols, are left out.
 """
+WAITING = "Claims that are not tested wait to be measured. "
 
 SEED_COMMAND = (
     "bnlab train --config configs/seed.yaml --set dataset.train_size=10000 --set train.epochs=3"
@@ -84,6 +85,14 @@ def table(header: Row, rows: Sequence[Row]) -> str:
 def percent(value: float) -> str:
     """A fraction as it stands in a table."""
     return f"{100 * value:.2f} %"
+
+
+def recorded(findings: Sequence[Finding]) -> str:
+    """Where the claims' runs come from."""
+    tested = judged(findings)
+    full = [f"`{one.claim.name}`" for one in tested if one.gathered.preset == "full"]
+    larger = f" ({', '.join(full)}: full)" if full else ""
+    return RECORDED.format(larger=larger, waiting=WAITING * (len(tested) < len(findings)))
 
 
 def claims_table(findings: Sequence[Finding]) -> str:
@@ -370,7 +379,7 @@ def documents(folder: Path) -> dict[Path, str]:
     results = [
         HEAD,
         "## Claims\n",
-        RECORDED,
+        recorded(findings),
         "`bnlab claims run NAME --preset quick`\n",
         tables["claims"],
         *map(claim_details, findings),
