@@ -86,7 +86,9 @@ def _answer(findings: Sequence[Finding]) -> Section:
     drawn = [finding for finding in findings if finding.contrast is not None]
     if len(drawn) > FEW:
         columns = (Column("claim", numeric=False), Column("verdict", numeric=False, badge=True))
-        rows = tuple((one.claim.name, one.verdict.words) for one in drawn)
+        rows = tuple(
+            (f"{one.claim.name}: {one.claim.statement}", one.verdict.words) for one in drawn
+        )
         links = tuple(f"#{one.claim.name}" for one in drawn)
         blocks.append(Table("", columns, rows, links=links))
     if drawn:
