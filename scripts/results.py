@@ -64,7 +64,7 @@ Recorded on 2026-11-28 on two CPU cores, under the protocols in force and by one
 code, on CIFAR-10 re-encoded as JPEG, under the preset quick{larger}. {waiting}Runs of the first
 edition, made under older protocols, are left out.
 """
-WAITING = "Claims that are not tested wait to be measured. "
+WAITING = "Claims of which no run is at hand wait to be measured. "
 
 SEED_COMMAND = (
     "bnlab train --config configs/seed.yaml --set dataset.train_size=10000 --set train.epochs=3"
@@ -89,10 +89,10 @@ def percent(value: float) -> str:
 
 def recorded(findings: Sequence[Finding]) -> str:
     """Where the claims' runs come from."""
-    tested = judged(findings)
-    full = [f"`{one.claim.name}`" for one in tested if one.gathered.preset == "full"]
+    measured = [one for one in findings if one.contrast is not None]
+    full = [f"`{one.claim.name}`" for one in measured if one.gathered.preset == "full"]
     larger = f" ({', '.join(full)}: full)" if full else ""
-    return RECORDED.format(larger=larger, waiting=WAITING * (len(tested) < len(findings)))
+    return RECORDED.format(larger=larger, waiting=WAITING * (len(measured) < len(findings)))
 
 
 def claims_table(findings: Sequence[Finding]) -> str:
