@@ -24,7 +24,7 @@ def verdict_in_full(finding: Finding) -> str:
     unit = finding.claim.unit
     parts = [
         f"{one.place} {show_effect(contrast.limits.estimate, unit)} "
-        f"({show_limits(contrast.limits, unit)}), n = {contrast.seeds}".strip()
+        f"({show_limits(contrast.limits, unit)}), n = {contrast.n}".strip()
         for one, contrast in finding.places
         if contrast.limits is not None
     ]

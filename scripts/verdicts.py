@@ -68,7 +68,7 @@ def verdicts_table(findings: Sequence[Finding], language: Language) -> list[Sequ
                     told(finding, language) if number == 0 else "",
                     show_effect(contrast.limits.estimate, claim.unit),
                     show_limits(contrast.limits, claim.unit),
-                    str(contrast.seeds),
+                    str(contrast.n),
                 )
             )
     return rows

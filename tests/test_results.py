@@ -39,6 +39,16 @@ def test_the_picture_shows_every_verdict_that_there_is() -> None:
     assert all(one["verdict"] in drawn for one in found if one["claim"] in shown)
 
 
+def test_every_table_counts_the_seeds_behind_an_effect_alike() -> None:
+    found = json.loads((REFERENCE / "claims" / "claims.json").read_text(encoding="utf-8"))["claims"]
+    counted = {one["claim"]: str(one["n"]) for one in found if one["verdict"] != "NOT TESTED"}
+    for page in (README, REFERENCE / "RESULTS.md"):
+        rows = re.findall(
+            r"^\| `(\w+)`: .* \| (\d+) \|$", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        assert {name: n for name, n in rows if name in counted} == counted
+
+
 def test_the_reference_is_a_few_small_files() -> None:
     files = [path for path in REFERENCE.rglob("*") if path.is_file()]
     assert len(files) < TRACKED_FILES

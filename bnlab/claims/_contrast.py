@@ -272,6 +272,11 @@ class Contrast:
     again: "Contrast | None" = None
 
     @property
+    def n(self) -> int:
+        """Seeds behind the effect, those aside on which a run diverged."""
+        return len(self.differences)
+
+    @property
     def seeds(self) -> int:
         """Seeds that measured, those on which a run diverged included."""
         return len(self.differences) if self.failures is None else len(self.failures.treated)

@@ -62,7 +62,7 @@ class Finding:
     @property
     def n(self) -> int:
         """Seeds behind the effect, those aside on which a run diverged."""
-        return 0 if self.contrast is None else len(self.contrast.differences)
+        return 0 if self.contrast is None else self.contrast.n
 
     @property
     def places(self) -> list[tuple[Claim, Contrast]]:
