@@ -183,7 +183,7 @@ ANCHORS = (
         0.004,
         "pp",
         "CaffeNet, ImageNet at 128 pixels, one run each; caffenet-benchmark",
-        "without the Scale layer",
+        "what the Scale layer adds",
     ),
     Anchor(
         "cost",

@@ -21,6 +21,7 @@ def measure(evidence: Evidence) -> Contrast:
         [
             detail("both tested by population statistics", batch - caffe),
             detail("without the Scale layer", best["batch"] - best["caffe_no_scale"]),
+            detail("what the Scale layer adds", best["caffe"] - best["caffe_no_scale"]),
             detail("with global statistics in training", best["batch"] - best["caffe_global"]),
         ],
         [best_lrs(evidence), *divergences(evidence), _with_global(evidence), BY_SOURCE],
