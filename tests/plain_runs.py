@@ -49,6 +49,7 @@ UNSAID: Mapping[str, Any] = {
     "optim.warmup_epochs": 0.0,
     "optim.weight_decay": 5e-4,
     "probes": [],
+    "train.precision": "auto",
     "train.shuffle": "each_epoch",
     "train.test_every": None,
 }
