@@ -5,7 +5,7 @@ Used by `results.py`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -13,7 +13,7 @@ from bnlab.analysis import Run
 from bnlab.claims import Finding, show_effect, show_limits
 from bnlab.records import RunFiles, find_runs, read_summary
 
-Row = Sequence[str]
+Row: TypeAlias = Sequence[str]
 
 EDITIONS: Row = ("claim", "first edition", "today", "why they differ")
 TIMES: Row = ("claim", "runs", "of them new", "minutes of them")
@@ -26,7 +26,6 @@ def verdict_in_full(finding: Finding) -> str:
         f"{one.place} {show_effect(contrast.limits.estimate, unit)} "
         f"({show_limits(contrast.limits, unit)}), n = {contrast.n}".strip()
         for one, contrast in finding.places
-        if contrast.limits is not None
     ]
     return ": ".join(filter(None, (finding.verdict.words, "; ".join(parts))))
 
@@ -42,21 +41,21 @@ def beside_the_first(findings: Sequence[Finding], file: Path) -> Iterator[Row]:
             f"`{name}`",
             f"{said['verdict']}: {said['found']}",
             ". ".join(today),
-            said["why"] or "",
+            said["why"],
         )
 
 
 def times(findings: Sequence[Finding], folder: Path) -> Iterator[Row]:
     """Rows under `TIMES`; a run of several claims is new to the first of them alone."""
     files = {run.root: run for run in find_runs([folder]).runs}
-    seen: set[str] = set()
+    seen: set[Path] = set()
     total = 0.0
     for finding in findings:
-        runs = {run.path: run for run in finding.gathered.runs}
-        new = [run for path, run in runs.items() if path not in seen]
+        runs = finding.gathered.runs
         if not runs:
             continue
-        seen |= runs.keys()
+        new = [run for run in runs if run.root not in seen]
+        seen.update(run.root for run in new)
         minutes = sum(_minutes(run, files[run.root]) for run in new)
         total += minutes
         yield f"`{finding.claim.name}`", str(len(runs)), str(len(new)), f"{minutes:.0f}"

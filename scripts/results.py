@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from editions import EDITIONS, TIMES, beside_the_first, times
+from editions import EDITIONS, TIMES, Row, beside_the_first, times
 from scipy.stats import binomtest
 from verdicts import (
     about_picture,
@@ -61,16 +61,14 @@ DRAWN = (".html", ".svg")
 
 RECORDED = """\
 Recorded on 2026-11-28 on two CPU cores, under the protocols in force and by one fingerprint of the
-code, on CIFAR-10 re-encoded as JPEG, under the preset quick{larger}. {waiting}Runs of the first
+code, on CIFAR-10 re-encoded as JPEG, under the preset quick{larger}. Runs of the first
 edition, made under older protocols, are left out.
 """
-WAITING = "Claims of which no run is at hand wait to be measured. "
 
 SEED_COMMAND = (
     "bnlab train --config configs/seed.yaml --set dataset.train_size=10000 --set train.epochs=3"
 )
 
-Row: TypeAlias = Sequence[str]
 Cell: TypeAlias = Mapping[str, Any]
 """What `scripts/calibrate.py` counted in one world."""
 
@@ -89,10 +87,9 @@ def percent(value: float) -> str:
 
 def recorded(findings: Sequence[Finding]) -> str:
     """Where the claims' runs come from."""
-    measured = [one for one in findings if one.contrast is not None]
-    full = [f"`{one.claim.name}`" for one in measured if one.gathered.preset == "full"]
+    full = [f"`{one.claim.name}`" for one in findings if one.gathered.preset == "full"]
     larger = f" ({', '.join(full)}: full)" if full else ""
-    return RECORDED.format(larger=larger, waiting=WAITING * (len(measured) < len(findings)))
+    return RECORDED.format(larger=larger)
 
 
 def claims_table(findings: Sequence[Finding]) -> str:
