@@ -5,6 +5,7 @@ import lzma
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -183,16 +184,27 @@ def test_a_damaged_archive_is_named_and_the_rest_is_read(tmp_path: Path, how: st
     assert ["not a whole archive" in remark.what for remark in found.remarks] == [True]
 
 
+def holds(tar: bytes, compressed: bytes) -> bool:
+    """Zeros repeated from another distance are the same zeros: not every flip is damage."""
+    try:
+        return gzip.decompress(compressed) == tar
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
 def test_an_archive_of_gzip_is_read_and_one_that_is_damaged_is_named(tmp_path: Path) -> None:
     pack([made(tmp_path / "runs", seeds=1)], tmp_path / "x.tar.xz")
-    data = bytearray(gzip.compress(lzma.decompress((tmp_path / "x.tar.xz").read_bytes())))
+    tar = lzma.decompress((tmp_path / "x.tar.xz").read_bytes())
+    data = gzip.compress(tar)
     path = tmp_path / "x.tar.gz"
     path.write_bytes(data)
     assert len(find_runs([path]).runs) == 2
-    for place in range(12, len(data), 97):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 0x5A]) + data[place + 1 :])
-        with pytest.raises(BnlabError, match="not a whole archive"):
-            find_runs([path])
+    for place in range(12, len(data), 17):
+        flipped = data[:place] + bytes([data[place] ^ 0x5A]) + data[place + 1 :]
+        if not holds(tar, flipped):
+            path.write_bytes(flipped)
+            with pytest.raises(BnlabError, match="not a whole archive"):
+                find_runs([path])
 
 
 def test_an_archive_that_changed_within_a_tick_of_the_clock_is_read_again(tmp_path: Path) -> None:
