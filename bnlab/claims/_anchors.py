@@ -78,6 +78,15 @@ ANCHORS = (
         again=True,
     ),
     Anchor(
+        "gradients",
+        "the same after a step of training (gradients level out)",
+        0.0,
+        "log/layer",
+        "fully connected ladder, stochastic gradient descent; Yang et al. 2019",
+        "log of the factor a layer, batch, after 1 step",
+        again=True,
+    ),
+    Anchor(
         "accuracy",
         "accuracy that BN adds",
         0.0252,

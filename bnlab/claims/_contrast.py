@@ -184,6 +184,7 @@ class Chart:
         y_label: With its unit; fractions are drawn in percent.
         lines: Its curves.
         y_scale: From storage to the plot.
+        x_scale: Of the axis along.
     """
 
     caption: str
@@ -191,6 +192,7 @@ class Chart:
     y_label: str
     lines: tuple[Line, ...]
     y_scale: float = 100.0
+    x_scale: Literal["log", "linear"] = "log"
 
 
 @dataclass(frozen=True, eq=False)

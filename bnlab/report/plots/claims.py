@@ -192,7 +192,7 @@ def draw_effect(finding: Finding) -> Figure:
 
 
 def draw_chart(chart: Chart) -> Figure:
-    """Means over seeds with their 95 % limits, over a logarithmic axis."""
+    """Means over seeds with their 95 % limits."""
     figure, axes = make_axes(1.9, legend=[line.name for line in chart.lines])
     places = sorted({float(x) for line in chart.lines for x in line.x})
     for place, line in enumerate(chart.lines):
@@ -206,7 +206,7 @@ def draw_chart(chart: Chart) -> Figure:
                 axes.fill_between(line.x, low, high, color=look["color"], alpha=0.15, linewidth=0)  # type: ignore[arg-type]
             )
         of_arm(axes, line.name, look["color"], *drawn)
-    axes.set_xscale("log")
+    axes.set_xscale(chart.x_scale)
     tick_at(axes, places)
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
