@@ -41,7 +41,7 @@ from bnlab.claims import (
 from bnlab.claims._calibration import IMAGES
 from bnlab.docs import FOLDER, Language
 from bnlab.report import write_report
-from bnlab.report.claims import write_claims
+from bnlab.report.claims import told_power, write_claims
 from bnlab.report.plots.canvas import svg
 from bnlab.report.plots.claims import draw_all
 
@@ -96,51 +96,55 @@ def claims_table(findings: Sequence[Finding]) -> str:
     """Every claim with its verdict."""
     rows = []
     for finding in findings:
-        claim, verdict, contrast = finding.claim, finding.verdict, finding.contrast
-        plain = None if contrast is None else contrast.interval
-        if plain is not None and not math.isfinite(plain.estimate):
-            plain = None  # no pair of which both trained
+        verdict = finding.verdict
         missing = f" ({verdict.why})" if verdict.label == "NOT TESTED" else ""
-        rows.append(
-            [
-                f"`{claim.name}`: {claim.statement}",
-                verdict.words + missing,
-                "" if plain is None else show_effect(plain.estimate, claim.unit),
-                "" if verdict.interval is None else show_limits(verdict.interval, claim.unit),
-                "" if plain is None else show_limits(plain, claim.unit),
-                str(finding.n) if finding.n else "",
-            ]
-        )
+        said = f"`{finding.claim.name}`: {finding.claim.statement}"
+        for number, (claim, contrast) in enumerate(finding.places):
+            plain, judged = contrast.interval, contrast.limits if claim.place else verdict.interval
+            known = math.isfinite(plain.estimate)  # else no pair of which both trained
+            rows.append(
+                [
+                    said if number == 0 else f"the same, {claim.place}",
+                    verdict.words + missing if number == 0 else "",
+                    show_effect(plain.estimate, claim.unit) if known else "",
+                    "" if judged is None else show_limits(judged, claim.unit),
+                    show_limits(plain, claim.unit) if known else "",
+                    str(contrast.n or ""),
+                ]
+            )
+        if not finding.places:
+            rows.append([said, verdict.words + missing, "", "", "", ""])
     limits = f"{100 * CLAIM_LEVEL:g} % limits"
     return table(["claim", "verdict", "effect", limits, "95 % limits", "n"], rows)
 
 
 def claim_details(finding: Finding) -> str:
     """What stands beside one headline."""
-    claim, contrast = finding.claim, finding.contrast
-    parts = [f"### {claim.name}\n", f"{finding.verdict.label}: {finding.verdict.why}\n"]
+    parts = [f"### {finding.claim.name}\n", f"{finding.verdict.label}: {finding.verdict.why}\n"]
     parts.append(f"{finding.gathered.scope}.\n")
-    if contrast is None:
-        return "\n".join(parts)
-    rows = [
-        [
-            one.name,
-            show_effect(one.interval.estimate, one.unit),
-            show_limits(one.interval, one.unit),
+    for claim, contrast in finding.places:
+        rows = [
+            [
+                one.name,
+                show_effect(one.interval.estimate, one.unit),
+                show_limits(one.interval, one.unit),
+            ]
+            for one in contrast.details
         ]
-        for one in contrast.details
-    ]
-    if rows:
-        parts.append(table(["beside it, exploratory", "estimate", "95 % limits"], rows))
-    parts += [f"- {remark}" for remark in contrast.remarks]
-    return "\n".join(parts) + "\n"
+        beside = f"beside it {claim.place}".rstrip()
+        if rows:
+            parts.append(table([f"{beside}, exploratory", "estimate", "95 % limits"], rows))
+        power = [told_power(finding)] if claim is finding.claim else []
+        parts += [*(f"- {remark}" for remark in (*contrast.remarks, *power)), ""]
+    return "\n".join(parts)
 
 
 FIRST = """\
-The first edition judged ten claims on 2026-11-21, on the same images and networks under quick. Its
-rules called a claim SUPPORTED in up to 24 % of imagined studies without an effect, since a pilot
-chose each arm's learning rate once for all seeds, a network that learned up to 31 % counted as
-diverged and as guessing, and limits were Holm's over whatever claims had runs.
+The first edition judged ten claims on 2026-11-21, on the same images under quick. Its rules told
+arms apart that are alike in up to 24 % of imagined studies, since a pilot chose each arm's learning
+rate once for all seeds, and called a claim SUPPORTED in 34 % of those in which a tenth of an arm's
+runs diverge, since a network that learned up to 31 % counted as diverged and as guessing; limits
+were Holm's over whatever claims had runs.
 `configs/claims/CHANGES.md` has every change of a protocol. In parentheses are limits at the claim's
 level.
 """
@@ -222,7 +226,8 @@ Imagined are {worlds} worlds without an effect: {responses} responses of accurac
 rate (a round top, a cliff, two rates so alike that a pilot often confuses them; `higher_lr` has one
 of its own, `input_normalization` tunes nothing), and in each of them {fails} % of the runs diverge,
 whatever the arm. Accuracy scatters by {sd} between seeds, beside what a test on {images:,} images
-adds. One more world has an effect, with less scatter. Real runs may be unlike all of these. Limits
+adds. One more world has an effect, with less scatter. Real runs may be unlike all of these:
+most scatter more, so that the power of what was measured, beside each claim above, is less. Limits
 in parentheses are Clopper and Pearson's, 95 %; **bold** is what breaks its promise by more than
 they allow; of so many shares one or two do so by chance.
 
@@ -338,7 +343,7 @@ HEAD = """# What came out
 
 Every number here is made from what lies beside this file by `scripts/results.py`, and a test
 holds them equal. Images: CIFAR-10 as JPEG class folders (re-encoded, quality about 75), so
-accuracies lie a little below the original's. Two CPU cores; no GPU has run any of it.
+accuracies probably lie a little below the original's. Two CPU cores; no GPU has run any of it.
 `bnlab claims --runs-dir runs/reference` and `bnlab compare runs/reference/quick.tar.xz` judge the
 records anew; `bnlab audit` says what is known of them.
 

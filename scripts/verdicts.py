@@ -31,6 +31,35 @@ CHINESE = {
     "with He's initialization": "He 初始化",
 }
 
+SAID = {
+    "accuracy": "BN 提高网络的准确率",
+    "caffe": "按文献 002 设置的 Caffe BatchNorm 加 Scale 层就是批归一化",
+    "convergence": "BN 使训练收敛更快",
+    "cost": "BN 增加计算量",
+    "covariate_shift": "BN 减少内部协变量偏移：训练中各层输入的分布保持不动",
+    "covariate_shift_gradients": "有 BN 时，前面各层更新后，一层的梯度变化更小",
+    "covariate_shift_noise": "若用噪声打乱 BN 之后的分布，BN 对训练的帮助就变小",
+    "decay_norm": "权重衰减应当放过 BN 的 gamma 和 beta",
+    "decorrelation": "BN 降低特征之间的相关性",
+    "depth": "BN 使更深的网络能够训练",
+    "dropout": "BN 有正则化作用，因而不那么需要 dropout",
+    "fc_norm": "BN 不只该放在卷积层，也该放在全连接层",
+    "gradients": "BN 防止梯度在反向传播途中消失或爆炸",
+    "higher_lr": "BN 允许更高的学习率",
+    "inference_statistics": "测试时，滑动平均与整个训练集的统计量一样好",
+    "initialization": "有 BN 时，网络对权重初始化不那么敏感",
+    "input_normalization": "有 BN 的网络能适应不同尺度的输入：输入如何归一化不那么要紧",
+    "insensitive": "有 BN 时，网络对权重初始化不再敏感",
+    "landscape": "BN 使损失更平滑，梯度在更长的步子上仍然可靠",
+    "no_decay": "有 BN 的网络不依赖正则项：不需要权重衰减",
+    "placement": "BN 该放在激活之前，而不是之后",
+    "shuffle_once": "有 BN 时，每一轮都必须重新打乱图像",
+    "small_batch": "BN 依赖批量大小：批量太小，均值和方差就不可靠",
+    "small_steps": "BN 依赖批量大小：每步图像很少时，它比不需要批量的归一化损失更多",
+    "weights": "BN 约束参数的分布",
+}
+"""What claims state, in Chinese; of one that is not here the table has the English sentence."""
+
 HEADERS: Mapping[Language, Sequence[str]] = {
     "en": ("claim", "verdict", "effect", f"{LEVELS} limits", "n"),
     "zh": ("论断", "判定", "效应", f"{LEVELS} 界限", "n"),
@@ -59,7 +88,9 @@ def verdicts_table(findings: Sequence[Finding], language: Language) -> list[Sequ
         claim = finding.claim
         for number, (one, contrast) in enumerate(finding.places):
             place = one.place
-            said = f": {claim.statement}" if language == "en" else ""
+            said = f": {claim.statement}"
+            if language == "zh":
+                said = f"：{SAID.get(claim.name, claim.statement)}"
             name = f"`{claim.name}`{said}" if number == 0 else again
             where = CHINESE.get(place, place) if language == "zh" else place
             rows.append(

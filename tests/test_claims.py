@@ -51,6 +51,7 @@ from bnlab.claims._rule import settling_n
 from bnlab.claims._studies import load_claim_plan
 from bnlab.claims.convergence import octaves_saved, times
 from bnlab.claims.dropout import FITTED, TESTED, gap_at, gaps
+from bnlab.claims.gradients import TAG
 from bnlab.claims.higher_lr import largest_stable, mean_curve, pseudo_values, usable_range
 from bnlab.claims.initialization import CONTROL, TREATED
 from bnlab.claims.insensitive import widest
@@ -759,7 +760,9 @@ def test_every_claim_trains_under_smoke_shares_its_runs_and_gets_no_verdict(tmp_
     write_claims(findings, tmp_path / "report")
     drawn = {path.stem for path in (tmp_path / "report").glob("*.svg")}
     assert {f"{name}-effect" for name in CLAIMS} <= drawn
-    assert {f"{name}-chart" for name in ("depth", "convergence", "small_batch")} <= drawn
+    assert {
+        f"{name}-chart" for name in ("depth", "convergence", "gradients", "small_batch")
+    } <= drawn
     dropout = next(one for one in findings if one.claim.name == "dropout").contrast
     small_batch = next(one for one in findings if one.claim.name == "small_batch").contrast
     assert dropout is not None
@@ -811,6 +814,41 @@ def test_a_mean_curve_is_that_of_runs_that_trained_where_most_do() -> None:
     scores, failed = np.array([[0.6, 0.1], [0.1, 0.1], [0.4, 0.7]]), np.zeros((3, 2))
     failed[1, 0] = failed[0, 1] = failed[1, 1] = 1
     np.testing.assert_allclose(mean_curve(scores, failed), [0.5, 0.3])
+
+
+def test_gradients_are_followed_through_ten_steps_and_a_run_that_broke_down_is_not_drawn() -> None:
+    layers = np.arange(8)
+    start = {"none": -0.05, "batch": 0.16}
+    paths = {
+        "none": np.full((3, 10), -0.08),
+        "batch": np.linspace(0.1, -0.02, 10) * np.ones((3, 1)),
+    }
+    paths["none"][2, 4:] = np.nan
+
+    def recorded(log_ratios: np.ndarray) -> dict[str, np.ndarray]:
+        return {f"{TAG}{k + 1}": np.exp(log_ratios * (7 - k)) for k in layers}
+
+    at_start = {norm: np.full(3, value) for norm, value in start.items()}
+    inits = ("", "_small", "_torch_default")
+    evidence = Evidence(
+        {f"{norm}{init}": np.zeros(3) for norm in start for init in inits},
+        readings={f"{norm}{init}": recorded(at) for norm, at in at_start.items() for init in inits},
+        curves={f"{norm}_steps": recorded(path) for norm, path in paths.items()},
+    )
+    contrast = CLAIMS["gradients"].contrast(evidence)
+    again, chart = contrast.again, contrast.chart
+    assert again is not None
+    assert chart is not None
+    found = {one.name: one.interval for one in again.details}
+    assert found["nearer to 1 with BN after 1 step"].estimate == pytest.approx(0.08 - 0.1)
+    assert found["nearer to 1 with BN after 10 steps"].estimate == pytest.approx(0.08 - 0.02)
+    assert found["nearer to 1 with BN after 10 steps"].n == 2
+    assert found["log of the factor a layer, batch, after 1 step"].estimate == pytest.approx(0.1)
+    none, batch = chart.lines
+    assert (len(none.values), len(batch.values)) == (2, 3)
+    assert "; runs that broke down, left out: 1." in chart.caption
+    assert none.x.tolist() == list(range(11))
+    np.testing.assert_allclose(batch.values[0, [0, 1, 10]], [0.16, 0.1, -0.02])
 
 
 def test_a_generalization_gap_is_taken_at_one_training_loss() -> None:

@@ -157,6 +157,12 @@ def test_sigterm_checkpoints_and_exits_with_75_and_resume_finishes(tmp_path: Pat
         (["check", "absent.yaml"], 2, "no such configuration file"),
         (["diff", "absent.yaml", "absent.yaml"], 2, "absent.yaml"),
         (["train", *tiny("name=reference")], 5, "use another --name"),
+        (["train", *tiny(), "--runs-dir", "runs/reference"], 5, "use another --runs-dir"),
+        (
+            ["claims", "run", "accuracy", "--runs-dir", "runs/reference", "--dry-run"],
+            5,
+            "nothing is trained into it",
+        ),
         (["train", *tiny("dataset.name=folder", "dataset.root=~nosuchuser/x")], 2, "without ~"),
         (["train", *tiny(), "--runs-dir", "a" * 300], 2, "File name too long"),
         (["runs", "a" * 300], 2, "File name too long"),

@@ -1,8 +1,9 @@
+import json
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,18 +15,21 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from bnlab import cli
-from bnlab.claims import CLAIMS
+from bnlab.analysis import Run
+from bnlab.claims import CLAIMS, find_findings
 from bnlab.claims._studies import load_claim_plan
 from bnlab.config import build_config, flatten, load_config, parse_yaml
 from bnlab.docs import FOLDER, Language, find_language, find_pages, find_title
 from bnlab.doctor import CHECKS
-from bnlab.records import StoredStudies
+from bnlab.records import StoredStudies, find_runs, read_summary
 from bnlab.registry import NORMS, PROBES
+from bnlab.study.load import load_plan
 from bnlab.study.plan import Study
 from bnlab.study.survey import survey_study
 from bnlab.training.task import check_config
 
 ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "runs" / "reference"
 README, CHINESE = ROOT / "README.md", FOLDER / "zh" / "README.md"
 PAGES = sorted(FOLDER.glob("*/*.md"))
 TEXT = {path: path.read_text(encoding="utf-8") for path in (README, *PAGES)}
@@ -89,6 +93,72 @@ def test_the_runs_that_a_claim_is_said_to_take_are_those_that_it_plans(
     plan = load_claim_plan(name, "quick", StoredStudies(tmp_path))
     [told] = re.findall(rf"^\| `{name}` \| .* \| (\d+) \|$", page("claims"), re.MULTILINE)
     assert int(told) == survey_study(Study(**vars(plan)), tmp_path).total
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/studies").glob("*.yaml")))
+def test_the_runs_that_a_study_is_said_to_take_are_those_that_it_plans(
+    path: Path, tmp_path: Path
+) -> None:
+    row = rf"^\| `configs/studies/{path.name}` \| .* \| (\d+) \|$"
+    told = re.findall(row, page("studies"), re.MULTILINE)
+    assert told == [str(survey_study(Study(**vars(load_plan(path))), tmp_path).total)]
+
+
+def test_what_claims_are_said_to_have_come_to_is_what_was_recorded() -> None:
+    found = json.loads((REFERENCE / "claims" / "claims.json").read_text(encoding="utf-8"))["claims"]
+    recorded = {one["claim"]: one["runs_finished"] for one in found}
+    told = re.findall(r"\(`(\w+)` came to (\d+)\)", page("claims"))
+    assert [name for name, _ in told] == ["small_steps", "accuracy"]
+    assert all(int(count) == recorded[name] for name, count in told)
+
+
+def test_the_minutes_that_claims_are_said_to_have_taken_are_those_of_the_records() -> None:
+    files = {run.root: run for run in find_runs([REFERENCE]).runs}
+
+    def minutes(runs: Iterable[Run]) -> float:
+        walls = ((read_summary(files[run.root]).wall_seconds or 0.0, run.facts) for run in runs)
+        return sum(wall / 60 / (facts.runs_at_once or 1) for wall, facts in walls)
+
+    gathered = {one.claim.name: one.gathered for one in find_findings(REFERENCE)[0]}
+    took = {name: round(minutes(one.runs)) for name, one in gathered.items()}
+    told = page("claims").partition("**How long it takes.**")[2].partition("\n\n")[0]
+    told = " ".join(told.split())
+    found = re.findall(r"`(\w+)`(?: and those judged with it)? (\d+)", told)
+    longest = {name: int(count) for name, count in found}
+    assert longest.keys() == {"placement", "depth", "initialization", "covariate_shift"}
+    for name, count in longest.items():
+        for alike in (one for one in gathered if gathered[one].runs == gathered[name].runs):
+            assert took.pop(alike) == count
+    assert f"`gradients`, which is recorded under full, {took.pop('gradients')}." in told
+    assert [name for name, one in gathered.items() if one.preset != "quick"] == ["gradients"]
+    assert f"every other claim under quick {min(took.values())} to {max(took.values())}" in told
+    every = {run.root: run for one in gathered.values() for run in one.runs}
+    assert "The recorded runs took five hours" in told
+    assert minutes(every.values()) / 60 == pytest.approx(5, abs=0.1)
+
+
+def test_what_pages_quote_from_the_results_stands_there() -> None:
+    results = (REFERENCE / "RESULTS.md").read_text(encoding="utf-8")
+    held = re.findall(r"^\| once \|(?:[^|]*\|){4} \**([\d.]+) % ", results, re.MULTILINE)
+    shares = sorted(float(share) for share in held)
+    assert f"hold the truth in {shares[0]:.0f} to {shares[-1]:.0f} %" in page("studies")
+    plain, augmented = "running 56.59 %, population 56.48 %", "INCONCLUSIVE: +0.11 pp"
+    assert f"- batch tested by statistics: {plain}" in results
+    assert augmented in results.partition("### inference_statistics")[2].partition("###")[0]
+    assert "not augmented - running | -0.08 pp |" in results
+    for number in ("56.59", "56.48", "+0.11 pp", "-0.08 pp"):
+        assert number in page("claims").partition("**Population statistics**")[2]
+
+
+def test_document_004_has_as_many_claims_of_its_own_as_its_page_says() -> None:
+    judged = {
+        path.stem: set(re.findall(r"^\| `(\w+)` \|", TEXT[path], re.MULTILINE)) & set(CLAIMS)
+        for path in sorted((FOLDER / "en").glob("00?.md"))
+    }
+    own = judged.pop("004").difference(*judged.values())
+    assert own == {"decorrelation", "insensitive", "no_decay", "weights"}
+    assert find_title(page("004")).endswith("with four claims of its own")
+    assert find_title(TEXT[FOLDER / "zh" / "004.md"]).endswith("独有的四个说法")
 
 
 def test_the_table_of_probes_is_complete_and_says_which_are_costly() -> None:

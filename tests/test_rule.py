@@ -18,6 +18,7 @@ from bnlab.claims import (
     Evidence,
     Failures,
     Verdict,
+    explain,
     find_power,
     judge,
     make_contrast,
@@ -25,6 +26,7 @@ from bnlab.claims import (
 )
 from bnlab.claims._base import SCORED_AS_GUESSES
 from bnlab.claims._contrast import CLAIM_ALPHA
+from bnlab.claims._rule import rule_of
 
 Array = NDArray[np.float64]
 
@@ -111,7 +113,7 @@ def test_failures_that_speak_for_a_claim_and_an_effect_against_it_are_inconclusi
     found = evidence(none, none - 0.02 + np.linspace(-1, 1, n) / 500, first(12, n))
     verdict = judge(ABOUT_TRAINING, ABOUT_TRAINING.contrast(found), "full")
     assert verdict.label == "INCONCLUSIVE"
-    assert "the opposite holds" in verdict.why
+    assert "the effect goes the other way" in verdict.why
 
 
 def test_too_few_seeds_on_which_both_train_are_inconclusive() -> None:
@@ -246,3 +248,34 @@ def test_a_failure_count_says_which_side_fails_more() -> None:
     assert Failures(first(0), first(12), names).more_often(CLAIM_ALPHA) == "control"
     assert Failures(first(12), first(0), names).more_often(CLAIM_ALPHA) == "treated"
     assert Failures(first(5), first(0), names).more_often(CLAIM_ALPHA) is None
+
+
+# ---------------------------------------------------------------------------------- what is told
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_rule_that_is_told_is_the_one_by_which_a_claim_is_judged(name: str) -> None:
+    claim = CLAIMS[name]
+    told = rule_of(claim)
+    bound = claim.bounded and not claim.either_way
+    assert ("SUPPORTED if the upper limit is below the smallest effect" in told) == bound
+    assert ("SUPPORTED if the lower limit is above 0" in told) == (not claim.bounded)
+    assert ("on either side of 0" in told) == claim.either_way
+    assert ("two places" in told) == (claim.again is not None)
+    assert (claim.judge is None) == (not claim.ruled)
+    assert told in " ".join(explain(claim).split())
+
+
+def test_two_places_on_the_same_runs_have_the_power_that_boole_allows() -> None:
+    spread, none = np.linspace(-0.006, 0.006, 12), np.full(12, 0.5)
+    here = replace(ACCURACY, place="here")
+    same = replace(here, place="there")
+    disjoint = replace(same, treated=("batch_2",), control=("none_2",))
+    measured = here.contrast(evidence(none, none + 0.02 + spread))
+    measured = replace(measured, again=measured)
+    alone = judge(here, measured, "full").power
+    assert alone is not None
+    assert 0.5 < alone < 1
+    for again, expected in ((same, 2 * alone - 1), (disjoint, alone**2)):
+        found = judge(replace(here, again=again), measured, "full").power
+        assert found == pytest.approx(expected)

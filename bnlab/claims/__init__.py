@@ -46,7 +46,7 @@ from bnlab.claims._findings import (
 )
 from bnlab.claims._gather import Gathered
 from bnlab.claims._network import OWN, Network, find_network
-from bnlab.claims._rule import LIMITS, MIN_N, RULE, find_power, judge, judge_effect
+from bnlab.claims._rule import LIMITS, MIN_N, find_power, judge, judge_effect
 from bnlab.claims._studies import (
     PRESETS,
     SHARED,
@@ -67,7 +67,6 @@ __all__ = [
     "PRESETS",
     "READABLE",
     "ROOM",
-    "RULE",
     "SCALES",
     "SHARED",
     "Anchor",

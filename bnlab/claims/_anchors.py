@@ -94,19 +94,26 @@ ANCHORS = (
         "a network like the documents', CIFAR-10, one learning rate, one seed; "
         "Al13n0231's repository",
     ),
-    Anchor(
-        "placement",
-        "accuracy, before less after the activation",
-        -0.015,
-        "pp",
-        "CaffeNet, ImageNet at 128 pixels, one run each, with Scale; caffenet-benchmark",
-    ),
-    Anchor(
-        "placement",
-        "accuracy, before less after the activation",
-        -0.0197,
-        "pp",
-        "8 blocks, CIFAR-10, Adam, 5 runs; gdd72582's notebook (95 % limits -4.21 to +0.27)",
+    *(
+        Anchor(
+            "placement",
+            f"accuracy, before less after the activation{where}",
+            value,
+            "pp",
+            setting,
+            again=again,
+        )
+        for value, setting in (
+            (
+                -0.015,
+                "CaffeNet, ImageNet at 128 pixels, one run each, with Scale; caffenet-benchmark",
+            ),
+            (
+                -0.0197,
+                "8 blocks, CIFAR-10, Adam, 5 runs; gdd72582's notebook (95 %: -4.21 to +0.27)",
+            ),
+        )
+        for where, again in (("", False), (", BN on the convolutions alone", True))
     ),
     Anchor(
         "convergence",

@@ -130,6 +130,8 @@ class Claim:
             runs of its arms.
         bounded: Whether the claim is that an amount stays below the smallest of interest, instead
             of being at least that.
+        either_way: Whether it is that, on either side of 0.
+        ruled: What its own rule adds to the common one, in words.
         tests: Comparisons of one kind that must all come out for the claim to be supported.
         again: The same once more, elsewhere: the verdict needs both.
         place: Where this is measured, in words, of a claim that is measured in two places.
@@ -161,6 +163,8 @@ class Claim:
     scores_failures: bool = False
     failures: Callable[[Evidence], Mapping[str, Array]] = lambda evidence: evidence.diverged
     bounded: bool = False
+    either_way: bool = False
+    ruled: str = ""
     tests: int = 1
     again: "Claim | None" = None
     place: str = ""

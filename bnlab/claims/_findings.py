@@ -29,10 +29,10 @@ from bnlab.claims._contrast import (
 )
 from bnlab.claims._gather import Gathered, gather
 from bnlab.claims._network import DOCUMENTS, OWN, Network
-from bnlab.claims._rule import MIN_N, RULE, judge
+from bnlab.claims._rule import MIN_N, judge, rule_of
 from bnlab.claims._studies import PRESETS, SHARED, load_claim_plan, not_asked, study_file
 from bnlab.errors import ConfigError
-from bnlab.records import Remark, StoredStudies
+from bnlab.records import REFERENCE, Remark, StoredStudies
 
 DEFAULT_PRESET = "quick"
 """What a claim of which nothing is at hand is best tried with first."""
@@ -205,7 +205,8 @@ def _command(claim: Claim, gathered: Gathered, verdict: Verdict, runs_dir: Path)
     words = ["bnlab", "claims", "run", claim.name, "--preset", preset]
     if not gathered.network.own:
         words += ["--model", gathered.network.model]
-    if runs_dir != Path("runs"):
+    # Nothing is trained into the records that came with bnlab.
+    if runs_dir != Path("runs") and runs_dir.name != REFERENCE:
         words += ["--runs-dir", str(runs_dir)]
     return shlex.join(words)
 
@@ -252,6 +253,10 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
                     {"level": interval.level, **_limits(interval, one.scale)}
                     for interval in (measured.limits, measured.interval)
                 ],
+                "p": measured.p,
+                "n": measured.n,
+                "details": _details_as_data(measured),
+                "remarks": list(measured.remarks),
             }
             for one, measured in (finding.places if claim.again else ())
         ],
@@ -269,10 +274,7 @@ def _finding_as_data(finding: Finding) -> dict[str, Any]:
         "scope": gathered.scope,
         "runs_finished": gathered.finished,
         "runs_planned": gathered.total,
-        "details": [
-            {"name": d.name, "unit": d.unit, **_limits(d.interval, SCALES[d.unit])}
-            for d in (contrast.details if contrast else ())
-        ],
+        "details": _details_as_data(contrast) if contrast else [],
         "remarks": list(contrast.remarks) if contrast else [],
         "audit": audit_as_data(finding.audit),
         "arms": _arms_as_data(finding),
@@ -291,6 +293,13 @@ def _limits(interval: Interval, scale: float) -> Mapping[str, float | None]:
         "low": _finite(interval.low * scale),
         "high": _finite(interval.high * scale),
     }
+
+
+def _details_as_data(contrast: Contrast) -> list[dict[str, Any]]:
+    return [
+        {"name": d.name, "unit": d.unit, **_limits(d.interval, SCALES[d.unit])}
+        for d in contrast.details
+    ]
 
 
 def _failures_as_data(failures: Failures) -> dict[str, Any]:
@@ -356,7 +365,7 @@ def explain(claim: Claim, width: int = READABLE) -> str:
             for one in sides
         ),
         "Smallest effect of interest": f"{show_smallest(claim)}. {claim.reason}",
-        "Rule": RULE,
+        "Rule": rule_of(claim),
         "Seeds": f"at least {MIN_N}",
         "Changes of the protocol": "\n".join(find_changes(study, claim.name)) or "none",
     }

@@ -41,20 +41,58 @@ MAX_N = 10_000
 LIMITS = f"{100 * CLAIM_LEVEL:g} % limits"
 """What the limits of a verdict are called."""
 
-RULE = (
+_ALONE = (
     f"Each claim is judged alone, at the two-sided level {ALPHA:g} / {ROOM} (room for {ROOM} "
     f"claims): its {LIMITS} are Student's of a mean, or the sign test's of a median, and a plain "
-    "95 % interval stands beside them. SUPPORTED if the lower limit is above 0 and the effect at "
-    "least the smallest effect of interest, and if the treated arms do not fail more often; "
-    "REFUTED if the upper limit is below the smallest effect of interest (reversed: below 0; real "
-    "but negligible: lower limit above 0); INCONCLUSIVE otherwise. Failures are judged apart: "
-    "where runs diverged (a loss or weight that is not finite, or a final training accuracy of at "
-    "most 1.2 times chance), the effect is that of the seeds on which both sides trained, and the "
-    "counts are compared by Fisher's exact test at the same level; that the control fails more "
-    "often supports a claim by itself only if the claim is about training at all. NOT TESTED with "
-    f"fewer than {MIN_N} seeds (no exact test reaches the level below that), while a planned run "
-    "is missing, under the preset smoke and on synthetic images."
+    "95 % interval stands beside them."
 )
+_EFFECT = (
+    "SUPPORTED if the lower limit is above 0 and the effect at least the smallest effect of "
+    "interest, and if the treated arms do not fail more often; REFUTED if the upper limit is below "
+    "the smallest effect of interest (reversed: below 0; real but negligible: lower limit above "
+    "0); INCONCLUSIVE otherwise."
+)
+_BOUND = (
+    "It says that an amount is small: SUPPORTED if the upper limit is below the smallest effect of "
+    "interest, and if the treated arms do not fail more often; REFUTED if the lower limit is above "
+    "it; INCONCLUSIVE otherwise."
+)
+_EITHER_WAY = (
+    "It says that two things are alike: SUPPORTED if both limits lie within the smallest effect of "
+    "interest on either side of 0 (two one-sided tests); REFUTED if both lie beyond it on the same "
+    "side; INCONCLUSIVE otherwise."
+)
+_PLACES = (
+    "It is measured in two places: SUPPORTED and REFUTED take both; where one supports and the "
+    "other refutes it is REFUTED, as it then depends on the place; INCONCLUSIVE otherwise."
+)
+_FAILURES = (
+    "Failures are judged apart: where runs diverged (a loss or weight that is not finite, or a "
+    "final training accuracy of at most 1.2 times chance), {effect}, and the counts are compared "
+    "by Fisher's exact test at the same level; that the control fails more often supports a claim "
+    "by itself only if the claim is about training at all."
+)
+_SET_APART = "the effect is that of the seeds on which both sides trained"
+_SCORED = "the effect has a value, too, and no seed is left out"
+_UNTESTED = (
+    f"NOT TESTED with fewer than {MIN_N} seeds (no exact test reaches the level below that), while "
+    "a planned run is missing, under the preset smoke and on synthetic images."
+)
+
+
+def rule_of(claim: Claim) -> str:
+    """By what a claim is judged, in words."""
+    kind = _BOUND if claim.bounded else _EFFECT
+    return " ".join(
+        [
+            _ALONE,
+            _EITHER_WAY if claim.either_way else kind,
+            *([claim.ruled] if claim.ruled else []),
+            *([_PLACES] if claim.again else []),
+            _FAILURES.format(effect=_SCORED if claim.scores_failures else _SET_APART),
+            _UNTESTED,
+        ]
+    )
 
 
 def judge(claim: Claim, contrast: Contrast, preset: str) -> Verdict:
@@ -72,7 +110,8 @@ def judge(claim: Claim, contrast: Contrast, preset: str) -> Verdict:
         NOT TESTED where a guard or too few seeds forbid another verdict.
     """
     smallest = claim.smallest(preset)
-    verdict = _bar(contrast) or (claim.judge or judge_effect)(claim, contrast, smallest)
+    common = judge_equivalence if claim.either_way else judge_effect
+    verdict = _bar(contrast) or (claim.judge or common)(claim, contrast, smallest)
     power = find_power(contrast.effect, claim.power_at(preset))
     if power is not None:  # Boole: of several tests all must come out, and they may hang together
         power = max(0.0, 1 - claim.tests * (1 - power))
@@ -90,16 +129,19 @@ def _join(claim: Claim, here: Verdict, again: Claim, there: Verdict) -> Verdict:
     """
     why = f"{claim.place}: {here.why}; {again.place}: {there.why}"
     powers = [one.power for one in (here, there) if one.power is not None]
-    both = math.prod(powers) if len(powers) == 2 else None  # their runs have nothing in common
+    both = None
+    if len(powers) == 2:  # Boole where both are measured on the same runs
+        alike = set(claim.arms) & set(again.arms)
+        both = max(0.0, sum(powers) - 1) if alike else math.prod(powers)
     joined = replace(here, why=why, power=both)
     for one in (here, there):
         if one.label == "NOT TESTED":
             return replace(one, why=why if here.label == there.label else one.why)
     if here.label == there.label:
-        alike = here.sublabel == there.sublabel
+        same = here.sublabel == there.sublabel
         needed = [one.required_n for one in (here, there)]
         most = None if None in needed else max(n for n in needed if n is not None)
-        return replace(joined, sublabel=here.sublabel if alike else "", required_n=most)
+        return replace(joined, sublabel=here.sublabel if same else "", required_n=most)
     if {here.label, there.label} == {"SUPPORTED", "REFUTED"}:
         return replace(joined, label="REFUTED", sublabel=f"depends on {claim.depends}")
     open_one = here if here.label == "INCONCLUSIVE" else there
@@ -118,7 +160,7 @@ def _bar(contrast: Contrast) -> Verdict | None:
 
 
 def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
-    """The rule of `RULE`.
+    """The rule of an effect, or of a bound on one.
 
     Args:
         claim: Its unit counts, and whether it is about training at all.
@@ -136,17 +178,17 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
         label, sublabel, meaning = "SUPPORTED", "", "the control fails more often"
     elif failing == "control" and claim.about_training:
         label, sublabel = "INCONCLUSIVE", ""
-        meaning = "the control fails more often, but where both train the opposite holds"
+        meaning = "the control fails more often, but where both train the effect goes the other way"
     elif failing == "treated" and label == "SUPPORTED":
         amount = f"below {least}" if claim.bounded else f"at least {least}"
         label, meaning = "INCONCLUSIVE", f"{amount}, but the treated side fails more often"
     elif claim.bounded and label != "INCONCLUSIVE":
         meaning = f"{'below' if label == 'SUPPORTED' else 'more than'} {least}"
     elif label == "SUPPORTED":
-        meaning = f"above 0, and at least {least}"
+        meaning = f"limits above 0, estimate at least {least}"
     elif label == "REFUTED":
         meaning = {
-            "reversed": "the opposite holds",
+            "reversed": "limits below 0: the effect goes the other way",
             "real but negligible": f"there is an effect, but less than {least}",
             "": f"less than {least}",
         }[sublabel]
@@ -161,6 +203,22 @@ def judge_effect(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
     shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
     told = f"; {contrast.failures}" if contrast.failures else ""
     return Verdict(label, sublabel, limits, n, f"{shown}: {meaning}{told}")
+
+
+def judge_equivalence(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
+    """Two one-sided tests: SUPPORTED within the smallest effect of interest on either side."""
+    limits = contrast.limits
+    shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
+    least = f"{smallest * claim.scale:g} {claim.unit}"
+    if -smallest < limits.low and limits.high < smallest:
+        return Verdict("SUPPORTED", "", limits, None, f"{shown}: within {least} either way")
+    if limits.low > smallest or limits.high < -smallest:
+        return Verdict("REFUTED", "", limits, None, f"{shown}: more than {least} apart")
+    assert isinstance(contrast.effect, Interval)
+    either_way = replace(contrast.effect, estimate=abs(contrast.effect.estimate))
+    n = settling_n(either_way, smallest, bounded=True)
+    why = f"{shown}: neither within {least} nor beyond; {would_settle(n)}"
+    return Verdict("INCONCLUSIVE", "", limits, n, why)
 
 
 def would_settle(n: int | None) -> str:

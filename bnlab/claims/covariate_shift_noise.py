@@ -28,13 +28,19 @@ def measure(evidence: Evidence) -> Contrast:
                 "octaves",
             ),
         ],
-        [best_lrs(evidence), *divergences(evidence), NOISE],
+        [best_lrs(evidence), *divergences(evidence), NOISE, CAUSE],
     )
 
 
 NOISE = (
     "the noise is that of noisy_batch's defaults, which has not been held against the appendix "
     "of Santurkar et al."
+)
+
+
+CAUSE = (
+    "that noise costs training does not say by which way: no arm has the noise without BN, and "
+    "whether BN steadies distributions at all is asked by covariate_shift"
 )
 
 
@@ -47,8 +53,8 @@ def imagine(run: Imagined) -> Mapping[str, float | Array]:
 CLAIMS.register("covariate_shift_noise")(
     Claim(
         name="covariate_shift_noise",
-        statement="Batch normalization helps because it steadies the distributions of layer "
-        "inputs.",
+        statement="Batch normalization helps training less where noise shifts the distributions "
+        "behind it.",
         against="BN whose outputs are shifted and scaled by noise that changes in every step, and "
         "that fits the training images as well.",
         quote=("002", "保证每层的输入数据分布是稳定的,从而达到加速训练的目的。"),

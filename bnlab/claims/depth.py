@@ -53,7 +53,7 @@ def measure(evidence: Evidence) -> Contrast:
             detail("the headline in test accuracy", _tested(evidence)),
             *_residual(evidence),
         ],
-        [best_lrs(evidence), *divergences(evidence)],
+        [ASKED, best_lrs(evidence), *divergences(evidence)],
         chart=Chart(
             "Training accuracy of the last epoch by depth.",
             "convolutions",
@@ -65,6 +65,12 @@ def measure(evidence: Evidence) -> Contrast:
             ),
         ),
     )
+
+
+ASKED = (
+    "the question is whether BN gains more in the deep network; what it gains in either stands "
+    "beside it"
+)
 
 
 def _tested(evidence: Evidence) -> Array:

@@ -100,14 +100,16 @@ def _paths(evidence: Evidence) -> dict[str, Array]:
 
 
 def _chart(paths: Mapping[str, Array]) -> Chart | None:
-    if not all(np.isfinite(path).all() for path in paths.values()):
+    whole = {norm: path[np.isfinite(path).all(axis=1)] for norm, path in paths.items()}
+    if not all(len(path) for path in whole.values()):
         return None
+    lost = sum(len(path) for path in paths.values()) - sum(len(path) for path in whole.values())
     return Chart(
         "Log of the factor a layer with He's initialization, by steps of gradient descent at a "
-        "learning rate of 0.1.",
+        f"learning rate of 0.1{f'; runs that broke down, left out: {lost}' * (lost > 0)}.",
         "step",
         "log/layer",
-        tuple(Line(norm, np.arange(float(path.shape[1])), path) for norm, path in paths.items()),
+        tuple(Line(norm, np.arange(float(path.shape[1])), path) for norm, path in whole.items()),
         y_scale=1.0,
         x_scale="linear",
     )

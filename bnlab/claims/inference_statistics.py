@@ -1,14 +1,11 @@
 """Do running averages test as well as the statistics of the training set?"""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
-from bnlab.analysis.stats import Interval
-from bnlab.claims._base import CLAIMS, Claim, Imagined, Verdict, best_lrs, divergences
-from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast, show_limits
-from bnlab.claims._rule import LIMITS, settling_n, would_settle
+from bnlab.claims._base import CLAIMS, Claim, Imagined, best_lrs, divergences
+from bnlab.claims._contrast import Array, Contrast, Evidence, detail, make_contrast
 
 TAG = "probe/test_accuracy/"
 RUNNING = "test/accuracy"
@@ -47,22 +44,6 @@ def _after_first(evidence: Evidence) -> Array:
     missing = np.full((len(evidence.best["batch"]), 1), np.nan)
     found, running = (curves.get(tag, missing)[:, 0] for tag in (f"{TAG}document_002", RUNNING))
     return np.asarray(found - running)
-
-
-def judge_equivalence(claim: Claim, contrast: Contrast, smallest: float) -> Verdict:
-    """Two one-sided tests: SUPPORTED within the smallest effect of interest on either side."""
-    limits = contrast.limits
-    shown = f"{claim.show(limits.estimate)} ({LIMITS}: {show_limits(limits, claim.unit)})"
-    least = f"{smallest * claim.scale:g} {claim.unit}"
-    if -smallest < limits.low and limits.high < smallest:
-        return Verdict("SUPPORTED", "", limits, None, f"{shown}: within {least} either way")
-    if limits.low > smallest or limits.high < -smallest:
-        return Verdict("REFUTED", "", limits, None, f"{shown}: more than {least} apart")
-    assert isinstance(contrast.effect, Interval)
-    either_way = replace(contrast.effect, estimate=abs(contrast.effect.estimate))
-    n = settling_n(either_way, smallest, bounded=True)
-    why = f"{shown}: neither within {least} nor beyond; {would_settle(n)}"
-    return Verdict("INCONCLUSIVE", "", limits, n, why)
 
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:
@@ -114,8 +95,8 @@ CLAIMS.register("inference_statistics")(
         control=("batch",),
         at_best=("batch",),
         measure=measure,
-        judge=judge_equivalence,
         bounded=True,
+        either_way=True,
         tests=2,
         imagine=imagine,
     )

@@ -109,6 +109,7 @@ CLAIMS.register("insensitive")(
         bounded=True,
         tests=len(PAIRS),
         judge=judge_range,
+        ruled=f"REFUTED asks for limits at the level of all {len(PAIRS)} pairs of initializations.",
         study="initialization",
         imagine=imagine,
     )

@@ -22,7 +22,6 @@ OTHERS = ("after_pool", "before_conv", "both", "none")
 """Further places, each less than before; a preset may leave out all of them."""
 
 NETWORKS = {
-    "no_fc": "BN on the convolutions alone",
     "deep": "16 convolutions",
     "tanh": "tanh for ReLU",  # where Kim et al. 2023 find after better
 }
@@ -108,6 +107,8 @@ PLACEMENT = Claim(
     place="with BN on the hidden layer",
     depends="the hidden layer",
     judge=judge_places,
+    ruled="REFUTED says so where both limits lie within the smallest effect of interest either way "
+    "(no practical difference).",
 )
 
 CLAIMS.register("placement")(

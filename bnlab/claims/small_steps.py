@@ -59,8 +59,8 @@ def imagine(run: Imagined) -> Mapping[str, float | Array]:
 CLAIMS.register("small_steps")(
     Claim(
         name="small_steps",
-        statement="Batch normalization depends on the batch size: with few images a step it does "
-        "worse than a norm that needs no batch.",
+        statement="Batch normalization depends on the batch size: with few images a step it loses "
+        "more than a norm that needs no batch.",
         against="Steps of 4 images that cost batch norm no more than they cost group norm.",
         quote=("003", "批量大小的选择对批量归一化的效果有影响"),
         sources=(

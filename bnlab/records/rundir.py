@@ -34,8 +34,14 @@ def run_path(runs_dir: Path, config: Config, arm: str | None = None) -> Path:
     """`<runs_dir>/<name>/<arm>-<hash8>/s<seed>`.
 
     Raises:
-        RefusedError: If runs of that name would be hidden from every command.
+        RefusedError: If runs of that name would be hidden from every command, or lie among the
+            records that came with bnlab.
     """
+    if runs_dir.name == REFERENCE:
+        raise RefusedError(
+            f"{runs_dir}: records that came with bnlab lie in this folder, and nothing is trained "
+            "into it; use another --runs-dir"
+        )
     if config.name == REFERENCE:
         raise RefusedError(
             f"{runs_dir / REFERENCE}: records that came with bnlab lie in this folder, and what is "

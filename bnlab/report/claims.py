@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,36 +159,48 @@ def _overview(findings: Sequence[Finding]) -> Table:
         Column("n"),
         Column("preset", numeric=False, detail=True),
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    links: list[str] = []
     for finding in findings:
-        plain = finding.contrast.interval if finding.contrast is not None else None
-        rows.append(
-            (
-                finding.claim.name,
-                finding.verdict.words,
-                finding.claim.show(plain.estimate) if plain else MISSING,
-                _limits(finding, finding.verdict.interval),
-                _limits(finding, plain),
-                str(finding.n),
-                finding.gathered.preset if finding.gathered.finished else MISSING,
+        preset = finding.gathered.preset if finding.gathered.finished else MISSING
+        for number, (claim, contrast) in enumerate(finding.places):
+            first = number == 0
+            # Of a single place what the verdict has, which a rule of its own may narrow.
+            judged = contrast.limits if claim.place else finding.verdict.interval
+            rows.append(
+                (
+                    claim.name if first else "the same",
+                    finding.verdict.words if first else claim.place,
+                    claim.show(contrast.interval.estimate),
+                    _limits(finding, judged),
+                    _limits(finding, contrast.interval),
+                    str(contrast.n),
+                    preset,
+                )
             )
-        )
+            links.append(f"#{claim.name}")
+        if not finding.places:
+            words = finding.verdict.words
+            rows.append((finding.claim.name, words, MISSING, MISSING, MISSING, "0", preset))
+            links.append(f"#{finding.claim.name}")
     notes = (
         (
             f"each claim is judged by its {LIMITS}, alone: there is room for {ROOM} claims, and no "
             "verdict depends on another claim's runs"
         ),
-        f"a verdict needs {MIN_N} seeds; n leaves out those on which a run diverged",
+        (
+            f"a verdict needs {MIN_N} seeds; n are those behind the effect: not those that only "
+            "name, nor those on which a run diverged, unless the effect has a value then, too"
+        ),
     )
-    links = tuple(f"#{finding.claim.name}" for finding in findings)
-    return Table("", columns, tuple(rows), notes, links)
+    return Table("", columns, tuple(rows), notes, tuple(links))
 
 
 def _limits(finding: Finding, interval: Interval | None) -> str:
     return show_limits(interval, finding.claim.unit) if interval else MISSING
 
 
-def _power(finding: Finding) -> str:
+def told_power(finding: Finding) -> str:
     """What a study like this one could have found; "" while nothing is measured."""
     if finding.contrast is None:
         return ""
@@ -208,7 +220,7 @@ def _lines(finding: Finding) -> tuple[str, ...]:
         f"{finding.verdict.words}: {finding.verdict.why}",
     ]
     if finding.contrast is not None:
-        lines += [f"{PLAIN}: {_limits(finding, finding.contrast.interval)}", _power(finding)]
+        lines += [f"{PLAIN}: {_limits(finding, finding.contrast.interval)}", told_power(finding)]
     if finding.gathered.finished:
         lines.append(f"scope: {finding.gathered.scope}")
     if finding.command:
@@ -217,7 +229,7 @@ def _lines(finding: Finding) -> tuple[str, ...]:
 
 
 def _page(finding: Finding) -> tuple[Block, ...]:
-    claim, contrast = finding.claim, finding.contrast
+    claim = finding.claim
     blocks: list[Block] = [
         Text(f"“{claim.statement}”"),
         *(Text(line, "note") for line in quoted(claim)),
@@ -230,29 +242,7 @@ def _page(finding: Finding) -> tuple[Block, ...]:
     table = _arms(finding)
     if table.rows:
         blocks.append(table)
-    if contrast is not None:
-        rows = [
-            (
-                "headline",
-                claim.show(contrast.interval.estimate),
-                show_limits(contrast.interval, claim.unit),
-            )
-        ]
-        rows += [
-            (d.name, show_effect(d.interval.estimate, d.unit), show_limits(d.interval, d.unit))
-            for d in contrast.details
-        ]
-        columns = (Column("contrast", numeric=False), Column("effect"), Column(PLAIN))
-        judged = finding.verdict.interval
-        notes = (
-            "plain 95 % limits of single contrasts; all but the headline are exploratory",
-            *([f"{LIMITS} of the headline: {_limits(finding, judged)}"] if judged else []),
-            *([str(contrast.failures)] if contrast.failures else []),
-            _power(finding),
-            f"p of the headline by the exact {contrast.test}: {p_value(contrast.p)}",
-            *contrast.remarks,
-        )
-        blocks.append(Table("Effects", columns, tuple(rows), notes))
+    blocks += _effects(finding)
     blocks += [
         Text(f"What is measured. {claim.definition} Effect: {claim.formula}."),
         Text(f"What would count against it. {claim.against}"),
@@ -261,6 +251,35 @@ def _page(finding: Finding) -> tuple[Block, ...]:
         Text(f"What would change the verdict. {_change(finding)}"),
     ]
     return tuple(blocks)
+
+
+def _effects(finding: Finding) -> Iterator[Table]:
+    """What was measured, a table for each place of a claim that is measured in two."""
+    columns = (Column("contrast", numeric=False), Column("effect"), Column(PLAIN))
+    judged = finding.verdict.interval
+    for claim, contrast in finding.places:
+        limits = contrast.limits if claim.place else judged
+        rows = [
+            (
+                "headline",
+                claim.show(contrast.interval.estimate),
+                show_limits(contrast.interval, claim.unit),
+            ),
+            *(
+                (d.name, show_effect(d.interval.estimate, d.unit), show_limits(d.interval, d.unit))
+                for d in contrast.details
+            ),
+        ]
+        notes = (
+            "plain 95 % limits of single contrasts; all but the headline are exploratory",
+            *([f"{LIMITS} of the headline: {_limits(finding, limits)}"] if judged else []),
+            *([str(contrast.failures)] if contrast.failures else []),
+            *([told_power(finding)] if claim is finding.claim else []),
+            f"p of the headline by the exact {contrast.test}: {p_value(contrast.p)}",
+            *contrast.remarks,
+        )
+        title = f"Effects {claim.place}" if claim.place else "Effects"
+        yield Table(title, columns, tuple(rows), notes)
 
 
 def _plots(finding: Finding) -> list[Plot]:

@@ -1,6 +1,7 @@
 """The verdicts that bnlab was released with, for whoever has no runs yet."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,14 @@ def _shown(one: Told, place: Told) -> tuple[str, str]:
     """Effect and limits at the claims' level, from what JSON keeps of them in the claim's unit."""
     unit: Unit = one["unit"]
     found = [limits for limits in place["limits"] if limits["level"] == CLAIM_LEVEL]
-    if not found or any(found[0][key] is None for key in ("estimate", "low", "high")):
+    if not found or found[0]["estimate"] is None:
         return MISSING, MISSING
-    estimate, low, high = (found[0][key] / SCALES[unit] for key in ("estimate", "low", "high"))
+    # JSON has no infinity: a limit that the data did not set is null there.
+    values = (found[0]["estimate"], found[0]["low"], found[0]["high"])
+    beyond = (math.nan, -math.inf, math.inf)
+    estimate, low, high = (
+        open_end if value is None else value / SCALES[unit]
+        for value, open_end in zip(values, beyond, strict=True)
+    )
     interval = Interval(estimate, low, high, CLAIM_LEVEL, one["n"])
     return show_effect(estimate, unit), show_limits(interval, unit)

@@ -156,7 +156,7 @@ TERMS = (
     Term(
         "undecided",
         "undecided",
-        "undecided|INCONCLUSIVE",
+        "undecided",
         "the limits hold both a difference that matters and none: more seeds would tell.",
     ),
     Term(
@@ -175,19 +175,33 @@ TERMS = (
         "smallest",
         "smallest effect of interest",
         "smallest effects? of interest|smallest of interest",
-        "below it a difference would not matter; fixed before any run.",
+        "below it a difference would not matter; fixed by the protocol, whose changes are told.",
     ),
     Term(
         "supported",
         "SUPPORTED",
         "SUPPORTED",
-        "the effect is above 0 for sure, and at least as large as the smallest of interest.",
+        "the limits are above 0, and the effect is at least as large as the smallest of interest; "
+        "of a claim of at most some amount, the upper limit is below that.",
     ),
     Term(
         "refuted",
         "REFUTED",
         "REFUTED",
-        "the effect is for sure smaller than the smallest of interest, or the opposite holds.",
+        "the upper limit is below the smallest effect of interest, or even below 0 (reversed); of "
+        "a claim of at most some amount, the lower limit is above that.",
+    ),
+    Term(
+        "inconclusive",
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+        "the limits leave room for either verdict, or one side of the comparison fails more often.",
+    ),
+    Term(
+        "untested",
+        "NOT TESTED",
+        "NOT TESTED",
+        "runs are missing, too few seeds are left, or something forbids a verdict; which, it says.",
     ),
     Term(
         "power",
