@@ -1,10 +1,10 @@
-import html
 import json
 import re
 from pathlib import Path
 
 import pytest
 from calibrate import KINDS, NULLS, compare_cell, is_false, stream
+from markupsafe import escape
 from results import (
     DRAWN,
     PICTURE,
@@ -63,10 +63,10 @@ def test_the_page_shows_every_number_of_both_places_of_a_claim() -> None:
         first, second = one["places"]
         assert first["details"] == one["details"]
         for place in (first, second):
-            table = section[section.index(html.escape(f"Effects {place['place']}")) :]
+            table = section[section.index(str(escape(f"Effects {place['place']}"))) :]
             table = table[: table.index("</table>")]
             for detail in place["details"]:
-                assert html.escape(detail["name"]) in table
+                assert str(escape(detail["name"])) in table
                 assert f"| {detail['name']} |" in results
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ def _answer(findings: Sequence[Finding]) -> Section:
     counts = Counter(finding.verdict.label for finding in findings)
     told = [f"{counts[label]} {label}" for label in VERDICTS if counts[label]]
     lead = (
-        f"Of {len(findings)} claims about batch normalization{_on(findings)}, "
+        f"Of {len(findings)} claim{'s' * (len(findings) > 1)} about batch normalization"
+        f"{_on(findings)}, "
         f"{', '.join(told[:-1])}{' and ' * (len(told) > 1)}{told[-1]}."
         if told
         else "There is no claim to judge."
@@ -111,8 +113,12 @@ def _all_caption(findings: Sequence[Finding]) -> str:
         "beyond 1 the axis grows denser, so that all fit",
         "right of 0 favors a claim",
     ]
-    if any(finding.claim.bounded for finding in findings):
+    if any(finding.claim.bounded and not finding.claim.either_way for finding in findings):
         parts[-1] += ", or left of 1 where its row says “at most”"
+    if any(finding.claim.either_way for finding in findings):
+        parts[-1] += ", or between -1 and 1 where it says “within”"
+    if any(finding.claim.again for finding in findings):
+        parts.append("a claim that is measured in two places has a row for each")
     if any(finding.verdict.label == "NOT TESTED" for finding in findings):
         parts.append("hollow, measured but not judged")
     return f"{'; '.join(parts)}."
@@ -286,12 +292,6 @@ def _plots(finding: Finding) -> list[Plot]:
     claim, contrast, evidence = finding.claim, finding.contrast, finding.gathered.evidence
     if contrast is None or evidence is None:
         return []
-    smallest = finding.smallest_effect
-
-    def effect() -> "Figure":
-        from bnlab.report.plots.claims import draw_effect
-
-        return draw_effect(finding)
 
     def sweep() -> "Figure":
         from bnlab.report.plots.claims import draw_sweep
@@ -302,17 +302,10 @@ def _plots(finding: Finding) -> list[Plot]:
         from bnlab.report.plots.claims import draw_chart
 
         assert contrast.chart is not None
-        return draw_chart(contrast.chart)
+        return draw_chart(contrast.chart, [*evidence.best])
 
-    least, level = claim.show(smallest), LIMITS if finding.verdict.interval else PLAIN
-    known = bool((contrast.bounds[0] == contrast.bounds[1]).all())
-    seeds = "dots" if known else "dots; triangles point onward from bounds"
-    middle = "mean" if contrast.test == "sign-flip test" else "median"
-    caption = (
-        f"Effect on every seed ({seeds}), {middle} and {level}; dashed, the "
-        f"{'most that counts as none' if claim.bounded else 'smallest of interest'}, {least}."
-    )
-    plots = [Plot(f"{claim.name}-effect", caption, effect), *_strip(finding)]
+    effects = [_effect_plot(number, one) for number, one in enumerate(_by_place(finding))]
+    plots = [*effects, *_strip(finding)]
     if contrast.chart is not None:
         plots.append(Plot(f"{claim.name}-chart", contrast.chart.caption, chart))
     if evidence.sweep:
@@ -325,6 +318,42 @@ def _plots(finding: Finding) -> list[Plot]:
         caption += "."
         plots.append(Plot(f"{claim.name}-lr", caption, sweep))
     return plots
+
+
+def _by_place(finding: Finding) -> Iterator[Finding]:
+    """A finding of each place of a claim, its limits at the level of the whole."""
+    for claim, contrast in finding.places:
+        interval = finding.verdict.interval
+        if interval is not None and claim.place:
+            interval = contrast.limits
+        verdict = replace(finding.verdict, interval=interval)
+        yield replace(finding, claim=claim, contrast=contrast, verdict=verdict)
+
+
+def _effect_plot(number: int, finding: Finding) -> Plot:
+    claim, contrast = finding.claim, finding.contrast
+    assert contrast is not None
+
+    def effect() -> "Figure":
+        from bnlab.report.plots.claims import draw_effect
+
+        return draw_effect(finding)
+
+    least, level = (
+        claim.show(finding.smallest_effect),
+        LIMITS if finding.verdict.interval else PLAIN,
+    )
+    known = bool((contrast.bounds[0] == contrast.bounds[1]).all())
+    seeds = "dots" if known else "dots; triangles point onward from bounds"
+    middle = "mean" if contrast.test == "sign-flip test" else "median"
+    where = f" {claim.place}" if claim.place else ""
+    most = "most that counts as none" if claim.bounded else "smallest of interest"
+    either_way = ", either way" * claim.either_way
+    caption = (
+        f"Effect on every seed{where} ({seeds}), {middle} and {level}; dashed, the {most}, "
+        f"{least}{either_way}."
+    )
+    return Plot(f"{claim.name}-effect" + (f"-{number + 1}" if number else ""), caption, effect)
 
 
 def _strip(finding: Finding) -> list[Plot]:

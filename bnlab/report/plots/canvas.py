@@ -5,6 +5,7 @@ they are and lead to their run, and arms, each a group of its own.
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from markupsafe import escape
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from bnlab.report.safe import plain
@@ -118,6 +121,7 @@ def svg(name: str, draw: Any, alt: str, links: Mapping[str, str] | None = None) 
         file = io.StringIO()
         figure = draw()
         _hold_text_to_itself(figure)
+        _make_room(figure)
         figure.savefig(
             file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
         )
@@ -166,6 +170,28 @@ def _hold_text_to_itself(figure: Figure) -> None:
             text.set_parse_math(False)
 
 
+EDGE = 1.5
+"""Points that stay free between the label of a tick and either side of a figure."""
+
+
+def _make_room(figure: Figure) -> None:
+    """Draw plots in from the side of the figure that the label of a tick would cross."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    edge, width = EDGE * figure.dpi / 72, figure.bbox.width
+    for axes in figure.axes:
+        # Each lies about its own tick, beyond the end of the axis where the tick is near it.
+        found = [
+            axis.get_tightbbox(renderer, for_layout_only=True) for axis in (axes.xaxis, axes.yaxis)
+        ]
+        boxes = [box for box in found if box is not None]
+        left = max([0.0, *(edge - box.x0 for box in boxes)]) / width
+        right = max([0.0, *(box.x1 - width + edge for box in boxes)]) / width
+        if left or right:
+            place = axes.get_position()
+            inside = place.x0 + left, place.y0, place.width - left - right, place.height
+            axes.set_position(inside)
+
+
 def make_axes(
     height: float, left: float = 0.56, legend: Sequence[str] = (), ticks: float = 0.0
 ) -> tuple[Sheet, Axes]:
@@ -173,7 +199,7 @@ def make_axes(
 
     `ticks` are further inches for labels that are turned.
 
-    Margins are fixed: to fit them to the labels would take as long as drawing does.
+    Margins are fixed, but for labels of ticks that `svg` finds to need more.
     """
     below = (
         0.42 + ticks + (0.08 + 0.19 * -(-len(legend) // _legend_columns(legend)) if legend else 0)
@@ -193,12 +219,27 @@ def _legend_columns(names: Sequence[str]) -> int:
 
 def look_at(place: int) -> dict[str, Any]:
     """Color, marker and dashes of the arm in this place."""
-    # Beyond seven arms colors come again, with other markers and dashes.
-    turn = place // len(COLORS)
+    # Beyond seven arms colors come again but for gray, with other markers and dashes.
+    turn, color = divmod(place - 1, len(COLORS) - 1) if place else (0, -1)
     return {
-        "color": COLORS[place % len(COLORS)],
-        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "color": COLORS[1 + color],
+        "marker": MARKERS[place % len(MARKERS)],
         "linestyle": DASHES[(place + 2 * turn) % len(DASHES)],
+    }
+
+
+BARE = "none"
+"""The arm without normalization, which is gray wherever it is."""
+
+
+def looks_of(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The look of each arm of a study, for all figures of it; the first is gray without `BARE`.
+
+    Args:
+        arms: All of them in the study's order, whether a figure draws them or not.
+    """
+    return {
+        arm: look_at(place) for place, arm in enumerate(sorted(arms, key=lambda arm: arm != BARE))
     }
 
 
@@ -213,15 +254,81 @@ def add_legend(figure: Figure, axes: Axes) -> None:
 
 def tick_at(axes: Axes, values: Sequence[float]) -> None:
     """Ticks of the horizontal axis at the values that were tried, and at no others."""
+    # The axis now reaches to all of them, which sets how far apart they are.
+    axes.set_xticks(values)
     labels = [f"{value:.3g}" for value in values]
-    axes.set_xticks(values, labels)
-    axes.minorticks_off()
-    if sum(map(len, labels)) > MOST_LETTERS:
-        axes.tick_params(axis="x", labelsize=7, rotation=45)
+    turned = sum(map(len, labels)) > MOST_LETTERS
+    label_ticks(axes, "x", dict(zip(values, labels, strict=True)), turned=turned)
 
 
 MOST_LETTERS = 34
 """Letters of ticks that fit side by side below a plot."""
+
+TURNED, TURNED_SIZE = 45, 7.0
+"""Degrees and points of labels of which there are more."""
+
+APART = 3.0
+"""Points between the labels of neighboring ticks."""
+
+
+def label_ticks(
+    axes: Axes, axis: str, labels: Mapping[float, str], size: float = 9.0, *, turned: bool = False
+) -> None:
+    """Ticks at these values and no others; without label where it would run into another's.
+
+    Args:
+        axes: Where; with its limits and scale.
+        axis: `x` or `y`.
+        labels: By value, all of them within the limits.
+        size: Of the letters, in points.
+        turned: Whether there are so many that they are turned, and small.
+    """
+    values = sorted(labels)
+    if turned:
+        size = TURNED_SIZE
+        lengths = [size / math.sin(math.radians(TURNED))] * len(values)
+        axes.tick_params(axis="x", labelrotation=TURNED)
+    elif axis == "x":
+        drawn = [TextPath((0, 0), labels[value], size=size) for value in values]
+        lengths = [path.get_extents().width for path in drawn]
+    else:
+        lengths = [size] * len(values)
+    fit = _that_fit(values, _places(axes, axis, values), lengths)
+    own = axes.xaxis if axis == "x" else axes.yaxis
+    own.set_ticks(values, [labels[value] * (at in fit) for at, value in enumerate(values)])
+    own.set_minor_locator(NullLocator())
+    own.set_tick_params(labelsize=size)
+
+
+def _places(axes: Axes, axis: str, values: Sequence[float]) -> list[float]:
+    """Where these values lie along an axis, in points."""
+    sheet, zero = axes.figure, np.zeros(len(values))
+    assert isinstance(sheet, Sheet)
+    if axis == "x":
+        found = axes.get_xaxis_transform().transform(np.column_stack([values, zero]))[:, 0]
+    else:
+        found = axes.get_yaxis_transform().transform(np.column_stack([zero, values]))[:, 1]
+    return [float(at) * 72 / sheet.dpi for at in found]
+
+
+def _that_fit(
+    values: Sequence[float], places: Sequence[float], lengths: Sequence[float]
+) -> set[int]:
+    """Of labels about rising places those that leave room for each other.
+
+    That of 0 comes first, then those with most room around them, and so the ends.
+    """
+    far = [-math.inf, *places, math.inf]
+    room = [above - below for below, above in zip(far, far[2:], strict=False)]
+    fit: set[int] = set()
+    for one in sorted(range(len(places)), key=lambda at: (values[at] != 0, -room[at])):
+        if all(
+            abs(places[one] - places[other]) >= (lengths[one] + lengths[other]) / 2 + APART
+            for other in fit
+        ):
+            fit.add(one)
+    return fit
+
 
 SPREAD = 3.0
 """An empty stretch this many times as long as all that lies beyond it is cut out of an axis."""
@@ -266,12 +373,12 @@ def cut(axes: Axes, axis: str, values: Sequence[float], apart: Sequence[float]) 
         at: NDArray[np.float64] = np.minimum(drawn, 0) + inside + np.maximum(drawn - shrunk, 0)
         return at
 
-    own = axes.xaxis if axis == "x" else axes.yaxis
     (axes.set_xscale if axis == "x" else axes.set_yscale)("function", functions=(there, back))
     chosen = MaxNLocator(5).tick_values(low, high)
     kept = [tick for tick in chosen if (tick > end if below else tick < start)]
-    own.set_major_locator(FixedLocator(sorted({*kept, *map(float, apart)})))
-    own.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    least, most = axes.get_xlim() if axis == "x" else axes.get_ylim()
+    ticks = [tick for tick in {*kept, *map(float, apart)} if least <= tick <= most]
+    label_ticks(axes, axis, {tick: f"{tick:g}" for tick in ticks})
     (axes.axvspan if axis == "x" else axes.axhspan)(
         start, end, facecolor="none", edgecolor=INK, alpha=0.3, hatch="////", linewidth=0
     )

@@ -2,14 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import compress
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from bnlab.analysis.stats import mean_interval
-from bnlab.claims import Chart, Evidence, Finding, show_limits
+from bnlab.claims import (
+    Chart,
+    Claim,
+    Contrast,
+    Evidence,
+    Finding,
+    Label,
+    Verdict,
+    judge,
+    show_limits,
+)
 from bnlab.report.plots.canvas import (
     COLORS,
     INK,
@@ -17,7 +29,9 @@ from bnlab.report.plots.canvas import (
     add_legend,
     cut,
     draw_marks,
+    label_ticks,
     look_at,
+    looks_of,
     make_axes,
     of_arm,
     tick_at,
@@ -48,14 +62,13 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
         findings: Those that have measured something.
     """
     rows = [row for finding in findings for row in rows_of(finding)]
+    claims = [claim for finding in findings for claim, _ in finding.places]
     figure, axes = make_axes(rows_height(len(rows), 0.4), left=0.06)
     known = [1.0, *(x for *_, ratios in rows for x in ratios if math.isfinite(x))]
     reach = 1.6 * max(map(abs, known))
-    for at, dashes in ((0.0, "-"), (1.0, "--")):
-        axes.vlines(
-            np.full(len(rows), at), np.arange(len(rows)) - 0.16, np.arange(len(rows)) + 0.34,
-            color=INK if at == 0 else COLORS[2], linewidth=1.0, linestyle=dashes,
-        )  # fmt: skip
+    _draw_pieces(axes, 0.0, range(len(rows)))
+    _draw_pieces(axes, 1.0, range(len(rows)))
+    _draw_pieces(axes, -1.0, [row for row, claim in enumerate(claims) if claim.either_way])
     for row, (verdict, _, tip, ratios) in enumerate(rows):
         look = VERDICT_LOOKS[verdict]
         low, middle, high = (min(max(x, -reach), reach) for x in ratios)
@@ -75,45 +88,86 @@ def draw_all(findings: Sequence[Finding]) -> Figure:
     axes.set_xscale("asinh", linear_width=1.0)
     ticks = [0.0, *TICKS, *(-tick for tick in TICKS)]
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(FixedLocator(sorted(t for t in ticks if low <= t <= high)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(axis="x", labelsize=8)
+    label_ticks(axes, "x", {tick: f"{tick:g}" for tick in ticks if low <= tick <= high}, 8.0)
     axes.set_xlabel("effect in smallest effects of interest")
     return figure
 
 
-_Row = tuple[str, str, str, tuple[float, float, float]]
+def _draw_pieces(axes: Axes, at: float, rows: Sequence[int]) -> None:
+    """A line across these rows at 0, or dashed at a smallest effect, that crosses no label."""
+    look: dict[str, Any] = {"color": COLORS[2], "linestyle": "--"} if at else {"color": INK}
+    low, high = np.asarray(rows) - 0.16, np.asarray(rows) + 0.34
+    axes.vlines(np.full(len(rows), at), low, high, linewidth=1.0, **look)
+
+
+_Row = tuple[Label, str, str, tuple[float, float, float]]
+
+SAYS: dict[Label, str] = {
+    "SUPPORTED": "supports",
+    "REFUTED": "refutes",
+    "INCONCLUSIVE": "open",
+    "NOT TESTED": "not judged",
+}
+"""What a single place says of a claim whose verdict takes both."""
 
 
 def rows_of(finding: Finding) -> list[_Row]:
-    """Verdict, words, tip and limits as multiples: of a claim, or of each place it is asked in."""
-    claim, verdict, sides = finding.claim, finding.verdict, finding.places
+    """Verdict, words, tip and limits as multiples: of a claim, or of each place it is asked in.
+
+    A place has the verdict that it would give alone; that of the claim stands in its first row.
+    """
+    name, sides = finding.claim.name, finding.places
     rows: list[_Row] = []
     for place, (one, measured) in enumerate(sides):
-        limits = measured.interval
-        if verdict.interval is not None:
-            limits = measured.limits if place else verdict.interval
+        alone = _alone(finding, one, measured)
+        limits = alone.interval or measured.interval
         smallest = one.smallest(finding.gathered.preset)
+        effect = f"{one.show(limits.estimate)}{_asked(one, smallest)}"
         where = f" ({one.place})" if len(sides) > 1 else ""
-        bound = f" of at most {one.show(smallest).lstrip('+')}" if one.bounded else ""
-        words = f"{claim.name}{where}: {verdict.label}, {one.show(limits.estimate)}{bound}"
+        words = f"{name}: {finding.verdict.label}"
+        if place:
+            words = f"{name}{where}: {SAYS[alone.label]}, {effect}"
+        elif where:
+            words += f"; {one.place}: {SAYS[alone.label]}, {effect}"
+        else:
+            words += f", {effect}"
         tip = (
-            f"{claim.name}{where}: {one.show(limits.estimate)}, {100 * limits.level:g} % limits "
+            f"{name}{where}: {one.show(limits.estimate)}, {100 * limits.level:g} % limits "
             f"{show_limits(limits, one.unit)}, smallest of interest {one.show(smallest)}, "
             f"n {len(measured.differences)}"
         )
         ratios = limits.low / smallest, limits.estimate / smallest, limits.high / smallest
-        rows.append((verdict.label, words, tip, ratios))
+        rows.append((alone.label, words, tip, ratios))
     return rows
+
+
+def _alone(finding: Finding, claim: Claim, contrast: Contrast) -> Verdict:
+    """What one place says by itself; nothing where the claim is not tested."""
+    if finding.verdict.label == "NOT TESTED" or len(finding.places) == 1:
+        return finding.verdict
+    preset = finding.gathered.preset
+    return judge(replace(claim, again=None), replace(contrast, again=None), preset)
+
+
+def _asked(claim: Claim, smallest: float) -> str:
+    """How far from 0 an effect may be that favors a claim which says that there is none."""
+    amount = claim.show(smallest).lstrip("+")
+    if claim.either_way:
+        return f" (claimed: within ±{amount})"
+    return f" of at most {amount}" if claim.bounded else ""
+
+
+def looks_in(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """The look of every arm, the same in all figures of a claim."""
+    return looks_of([*dict.fromkeys([*evidence.best, *evidence.sweep])])
 
 
 def draw_final_runs(finding: Finding) -> Figure:
     """Every final run of every arm at its test accuracy."""
     evidence, final = finding.gathered.evidence, finding.gathered.final
     assert evidence is not None
-    strips = []
-    for place, (arm, scores) in enumerate(evidence.best.items()):
+    looks, strips = looks_in(evidence), []
+    for arm, scores in evidence.best.items():
         failed = evidence.diverged.get(arm, np.zeros(len(scores))) > 0
         marks = [
             Mark(
@@ -125,7 +179,7 @@ def draw_final_runs(finding: Finding) -> Figure:
         ]
         label = f"{arm}: {100 * scores.mean():.2f}"
         strips.append(
-            Strip(label, [100 * x for x in scores], [*map(bool, failed)], marks, look_at(place))
+            Strip(label, [100 * x for x in scores], [*map(bool, failed)], marks, looks[arm])
         )
     return draw_strips(strips, "test accuracy, %")
 
@@ -161,7 +215,9 @@ def draw_effect(finding: Finding) -> Figure:
     ]
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.axvline(smallest * scale, color=COLORS[2], linewidth=1.2, linestyle="--")
+    dashed = [smallest * scale, *([-smallest * scale] if claim.either_way else [])]
+    for at in dashed:
+        axes.axvline(at, color=COLORS[2], linewidth=1.2, linestyle="--")
     for marker, seeds in (
         ("o", least == greatest),
         (">", np.isfinite(least) & (greatest > least)),
@@ -172,7 +228,7 @@ def draw_effect(finding: Finding) -> Figure:
             color=color, alpha=0.75, linewidths=0,
         )  # fmt: skip
     lowest, middle, highest = (x * scale for x in (limits.low, limits.estimate, limits.high))
-    known = [0, smallest * scale, lowest, middle, highest, *values]
+    known = [0, *dashed, lowest, middle, highest, *values]
     known = [x for x in known if math.isfinite(x)]
     # A limit that the data did not set is an arrow beyond everything else.
     beyond = 0.12 * (max(known) - min(known))
@@ -187,16 +243,24 @@ def draw_effect(finding: Finding) -> Figure:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     favors = "left of the dashed line" if claim.bounded else "right of 0"
+    if claim.either_way:
+        favors = "between the dashed lines"
     axes.set_xlabel(f"effect, {claim.unit} ({favors} favors the claim)")
     return figure
 
 
-def draw_chart(chart: Chart) -> Figure:
-    """Means over seeds with their 95 % limits."""
+def draw_chart(chart: Chart, arms: Sequence[str] = ()) -> Figure:
+    """Means over seeds with their 95 % limits.
+
+    Args:
+        chart: What to draw.
+        arms: Those of the claim's study in its order, whose looks the lines take.
+    """
     figure, axes = make_axes(1.9, legend=[line.name for line in chart.lines])
     places = sorted({float(x) for line in chart.lines for x in line.x})
-    for place, line in enumerate(chart.lines):
-        look = look_at(place)
+    looks = _looks_of_lines([line.name for line in chart.lines], arms)
+    for line in chart.lines:
+        look = looks[line.name]
         means = chart.y_scale * line.values.mean(axis=0)
         drawn = axes.plot(line.x, means, label=line.name, markersize=4.5, **look)
         if len(line.values) > 1:
@@ -214,14 +278,34 @@ def draw_chart(chart: Chart) -> Figure:
     return figure
 
 
+def _looks_of_lines(lines: Sequence[str], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A line looks as the arm of its name, or as the first of the arms that it goes through.
+
+    These begin as it does (`none` goes through `none_4` and `none_16`, and `none, residual` through
+    `none_4_residual`); a line of no arm has a look of its own.
+    """
+    looks = looks_of(arms or lines)
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        words = line.replace(",", " ").split() or [line]
+        through = [arm for arm in looks if arm.split("_")[0] == words[0]]
+        through.sort(key=lambda arm: not {*words} <= {*arm.split("_")})
+        look = looks[line] if line in looks else looks[through[0]] if through else None
+        if look is None or look in found.values():
+            look = looks[line] = look_at(len(looks))
+        found[line] = look
+    return found
+
+
 def draw_sweep(evidence: Evidence) -> Figure:
     """Validation accuracy over the learning rates tried: every tuning seed, and each arm's mean."""
     figure, axes = make_axes(1.9, legend=list(evidence.sweep))
     axes.set_xscale("log")
     whole: list[float] = []
     apart: list[float] = []
-    for place, (arm, scores) in enumerate(evidence.sweep.items()):
-        look = look_at(place)
+    looks = looks_in(evidence)
+    for arm, scores in evidence.sweep.items():
+        look = looks[arm]
         diverged = evidence.sweep_diverged.get(arm, np.zeros_like(scores)) > 0
         tried = np.argwhere(np.isfinite(scores))
         x = [float(evidence.lrs[column]) for _, column in tried]
