@@ -331,6 +331,11 @@ def test_differences_name_the_keys_and_both_values() -> None:
     assert ("model.norm.name", "batch", "none") in found
     assert ("model.norm.placement", "before_activation", ABSENT) in found
     assert differences(make().resolved(), make().resolved()) == []
+    short, full = {"a": {"model.norm": "none"}}, {"a": {"model": {"norm": {"name": "none"}}}}
+    assert differences(short, full) == []
+    assert differences(short, {"a": {"model.norm": "batch"}}) == [
+        ("a.model.norm.name", "none", "batch")
+    ]
 
 
 def test_flatten_joins_keys_with_dots_and_keeps_lists() -> None:

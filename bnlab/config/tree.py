@@ -28,8 +28,14 @@ ABSENT = "(not set)"
 def differences(
     left: Mapping[str, Any], right: Mapping[str, Any]
 ) -> list[tuple[str, object, object]]:
-    """Dotted keys whose values differ, with both values, in the order of the left side's keys."""
-    one, two = flatten(left), flatten(right)
+    """Dotted keys whose values differ, with both values, in the order of the left side's keys.
+
+    What is written short on one side and in full on the other is the same.
+    """
+    one, two = (
+        {f"{key}.name" if f".{key}".endswith(".model.norm") else key: value for key, value in flat}
+        for flat in (flatten(left).items(), flatten(right).items())
+    )
     keys = [*one, *(key for key in two if key not in one)]
     pairs = ((key, one.get(key, ABSENT), two.get(key, ABSENT)) for key in keys)
     return [(key, a, b) for key, a, b in pairs if a != b]
