@@ -893,13 +893,15 @@ def test_the_widest_pair_is_the_one_that_may_lie_furthest_apart() -> None:
 def test_the_widest_pair_is_found_on_the_seeds_that_measure_it() -> None:
     even = np.zeros(12)
     scores = dict.fromkeys((*TREATED, *CONTROL), even + 0.5)
-    # Far apart on one seed alone, on which an arm without BN diverged.
+    # Far apart on one seed alone, on which a run with BN diverged; one without did on another.
     scores["batch_gain_2"] = scores["batch"] - np.where(np.arange(12) == 0, 0.3, 0.0)
     scores["batch_torch_default"] = scores["batch"] - 0.01
-    failed = np.where(np.arange(12) == 0, 1.0, 0.0)
-    diverged = {arm: failed if arm == "none" else even for arm in scores}
-    found = widest(Evidence(scores, diverged=diverged))
+    first, last = (np.where(np.arange(12) == seed, 1.0, 0.0) for seed in (0, 11))
+    diverged = dict.fromkeys(scores, even) | {"batch_gain_2": first, "none": last}
+    evidence = Evidence(scores, same=scores, diverged=diverged)
+    found = widest(evidence)
     np.testing.assert_allclose(found, scores["batch"] - scores["batch_torch_default"])
+    assert len(found) == 12
 
 
 def test_at_one_learning_rate_for_all_the_failures_are_those_of_its_runs() -> None:

@@ -315,8 +315,7 @@ def _named_by(runs: Sequence[Run]) -> float:
 
 def insensitive(study: Study) -> Effect:
     arms = [study.finals(f"batch{init}") for init in INITIALIZATIONS]
-    control = [study.finals(f"none{init}") for init in INITIALIZATIONS]
-    kept = trained(*arms, *control)
+    kept = trained(*arms)
     pairs = itertools.permutations([read(runs, TEST)[kept] for runs in arms], 2)
     return max((Mean(one - other) for one, other in pairs), key=lambda it: it.limits(LEVEL)[2])
 

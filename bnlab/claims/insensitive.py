@@ -33,11 +33,11 @@ def widest(evidence: Evidence) -> Array:
     """The difference of the two initializations that may lie furthest apart with BN: (seeds,).
 
     Of all pairs that whose difference has the highest upper limit on the seeds that the headline is
-    of, those on which every run trained, without BN too: if it is below a bound, all are. Two that
-    a pilot has named would do for a range that there is, but not for one that is said to be none:
-    with the wrong two it is too small.
+    of, those on which every run with BN trained: if it is below a bound, all are. Two that a pilot
+    has named would do for a range that there is, but not for one that is said to be none: with the
+    wrong two it is too small.
     """
-    failed = [evidence.diverged[arm] for arm in TREATED + CONTROL if arm in evidence.diverged]
+    failed = [evidence.diverged[arm] for arm in TREATED if arm in evidence.diverged]
     kept = np.max(failed, axis=0) == 0 if failed else np.ones(len(evidence.best["batch"]), bool)
     both_ways = [pair for two in PAIRS for pair in (two, two[::-1])]
     differences = [evidence.best[one] - evidence.best[other] for one, other in both_ways]
@@ -103,7 +103,8 @@ CLAIMS.register("insensitive")(
         "learning rate within its usual range costs.",
         unit="pp",
         treated=TREATED,
-        control=CONTROL,
+        control=TREATED,
+        needs=CONTROL,
         at_best=TREATED,
         measure=measure,
         bounded=True,
