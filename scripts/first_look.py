@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the three runs of scripts/quickstart show, in as many lines.
 
-Usage: scripts/first_look.py RUNS
+Usage: scripts/first_look.py RUNS DATASET
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnlab.analysis import Run, load_runs
+from bnlab.config import load_config
 from bnlab.report.listing import sparkline
 
 ARMS = {
@@ -18,6 +19,23 @@ ARMS = {
     "batch-after_activation": "BN after the activation",
 }
 ACCURACY = "test/accuracy"
+PLACES = ("before", "after")
+CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
+
+def planned(dataset: str) -> set[tuple[str, int]]:
+    """Configuration and seed of what quickstart trains on a data set."""
+    norms = ("none", *(f"{{name: batch, placement: {place}_activation}}" for place in PLACES))
+    configs = (
+        load_config([CONFIG], [f"dataset.name={dataset}", f"model.norm={norm}"]) for norm in norms
+    )
+    return {(config.hash, config.seed) for config in configs}
+
+
+def those_of(runs: Sequence[Run], dataset: str) -> list[Run]:
+    """Quickstart's own: others of the same arms may lie beside them."""
+    own = planned(dataset)
+    return [run for run in runs if (run.hash, run.seed) in own]
 
 
 def answer(runs: Sequence[Run]) -> str:
@@ -50,10 +68,10 @@ def answer(runs: Sequence[Run]) -> str:
     )
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, dataset: str) -> None:
     """Print it."""
-    print(answer(load_runs([folder])[0]))
+    print(answer(those_of(load_runs([folder])[0], dataset)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 from made_runs import make_run
+from raw import raw_metrics, raw_summary
 from typer.testing import CliRunner
 
 from bnlab.analysis import Options, compare, load_runs
 from bnlab.analysis.audit import CHECKS, GROUPS, Audited, Subject, Use, audit, audit_as_data
 from bnlab.cli import app
+from bnlab.errors import RefusedError
 
 NONE = {"model.norm.name": "none"}
+USES: tuple[Use, ...] = ("comparison", "claim")
 CODE = {"training/loop.py": "a" * 16, "training/norms/none.py": "b" * 16}
 
 
@@ -117,6 +120,60 @@ def test_one_run_with_two_results_bars_every_verdict(tmp_path: Path) -> None:
     make_run(tmp_path, seed=0, accuracy=0.7, sets={"name": "third"})
     assert audited(tmp_path)["A12"].group == "bars a verdict"
     assert "third" in audited(tmp_path)["A12"].said[0]
+
+
+@pytest.mark.parametrize("status", ["done", "diverged"])
+@pytest.mark.parametrize("key", ["epochs", "train/loss", "test/loss", "test/accuracy"])
+def test_a_summary_that_says_otherwise_than_the_metrics_bars_every_verdict(
+    tmp_path: Path, status: str, key: str
+) -> None:
+    make_run(tmp_path, seed=0)
+    run = make_run(tmp_path, seed=1, status=status)
+    assert {audited(tmp_path, use)["A15"].group for use in USES} == {"passed"}
+    summary = raw_summary(run)
+    planted = 1 if key == "epochs" else 0.91
+    run.summary.write_text(json.dumps({**summary, key: planted}))
+    assert {audited(tmp_path, use)["A15"].group for use in USES} == {"bars a verdict"}
+    recorded = "no number" if summary[key] is None else summary[key]
+    assert audited(tmp_path)["A15"].said == (
+        f"{run.files.path}: {key} {recorded} in metrics.jsonl, {planted} in summary.json",
+    )
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_lines_lost_from_the_metrics_of_a_finished_run_bar_every_verdict(
+    tmp_path: Path, kept: int
+) -> None:
+    run = make_run(tmp_path)
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    run.metrics.write_text("".join(lines[:kept]))
+    [said] = audited(tmp_path)["A15"].said
+    assert f"epochs {kept} in metrics.jsonl, 5 in summary.json" in said
+    assert f"test/accuracy {'' if kept else 'no number '}" in said
+    assert {audited(tmp_path, use)["A15"].group for use in USES} == {"bars a verdict"}
+
+
+def test_what_one_of_the_files_alone_holds_is_no_contradiction(tmp_path: Path) -> None:
+    run = make_run(tmp_path, sets={"train.test_every": None})
+    lines = raw_metrics(run)
+    lines[-1]["probe/at_the_end"] = 0.5
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in [*lines[:2], *lines[1:]]))
+    summary = raw_summary(run)
+    del summary["epochs"], summary["train/loss"]
+    run.summary.write_text(json.dumps({**summary, "newer/score": 0.5, "train_seconds": 1.0}))
+    assert audited(tmp_path)["A15"].group == "passed"
+
+
+def test_a_comparison_refuses_runs_whose_files_contradict_each_other(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, seed=seed, sets=NONE)
+        run = make_run(tmp_path, seed=seed)
+    run.summary.write_text(json.dumps({**raw_summary(run), "test/accuracy": 0.91}))
+    runs, _ = load_runs([tmp_path])
+    with pytest.raises(RefusedError, match="hold files that contradict each other:\n  A15 made/"):
+        compare(runs, Options())
+    allowed = compare(runs, Options(allow_mixed=True))
+    assert any("0.91 in summary.json" in caveat for caveat in allowed.caveats)
 
 
 def test_a_comparison_holds_its_audit(tmp_path: Path) -> None:

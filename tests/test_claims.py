@@ -697,7 +697,7 @@ def test_the_list_names_every_claim_and_strict_ends_with_4(tmp_path: Path) -> No
     runner = CliRunner()
     listed = runner.invoke(app, ["claims", "--runs-dir", str(tmp_path), "--strict"])
     assert listed.exit_code == 4
-    assert "no verdict on runs of yours is at hand: these are bnlab's own" in listed.stdout
+    assert "no verdict on runs of yours is at hand: they are bnlab's own" in listed.stdout
     for name in CLAIMS:
         assert name in listed.stdout
     assert "bnlab claims run accuracy --preset quick" in listed.stdout
@@ -717,6 +717,20 @@ def test_what_the_list_shows_without_runs_is_what_its_page_says(tmp_path: Path) 
         assert f"| {one['claim']} | {one['verdict']}" in page
         assert re.search(rf"^{one['claim']} +{one['verdict']}", listed.stdout, re.MULTILINE)
         assert all(place["place"] in page for place in one["places"])
+
+
+def test_claims_without_a_verdict_of_ones_own_keep_that_of_the_release(tmp_path: Path) -> None:
+    make_study(tmp_path, "quick", gain=0.03)
+    (tmp_path / "broken.tar.xz").write_text("no archive\n")
+    listed = CliRunner().invoke(app, ["claims", "--runs-dir", str(tmp_path)])
+    assert listed.exit_code == 0, listed.output
+    assert "broken.tar.xz" in listed.stderr
+    reference, _, own = listed.stdout.partition("\nClaims\n")
+    assert re.search(r"^placement +REFUTED", reference, re.MULTILINE)
+    assert not re.search(r"^accuracy +", reference, re.MULTILINE)
+    assert re.search(r"^accuracy +SUPPORTED", own, re.MULTILINE)
+    named = CliRunner().invoke(app, ["claims", "placement", "--runs-dir", str(tmp_path)])
+    assert re.search(r"^placement +REFUTED", named.stdout, re.MULTILINE)
 
 
 def test_a_dry_run_trains_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import make_run
+from raw import raw_summary
 from scipy import stats as scipy_stats
 
 from bnlab.analysis import (
@@ -21,6 +22,7 @@ from bnlab.analysis import (
 )
 from bnlab.analysis.stats import paired_interval
 from bnlab.errors import ConfigError, RefusedError
+from bnlab.records import RunDir
 from bnlab.report.blocks import Table
 from bnlab.report.sections.comparison import divergence
 
@@ -45,6 +47,14 @@ def compared(root: Path, **options: Any) -> Comparison:
 def only_effect(comparison: Comparison) -> Effect:
     [effect] = comparison.views[0].effects
     return effect
+
+
+def record_anew(run: RunDir, records: Sequence[dict[str, Any]]) -> None:
+    """Other metrics, and the summary of them."""
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    plain = {key: value for key, value in raw_summary(run).items() if "/" not in key}
+    last = {key: value for key, value in records[-1].items() if "/" in key}
+    run.summary.write_text(json.dumps({**plain, "epochs": records[-1]["epoch"], **last}))
 
 
 def remarks_on(comparison: Comparison, part: str) -> str:
@@ -216,12 +226,28 @@ def test_an_unknown_metric_is_an_error_that_names_a_near_one(tmp_path: Path) -> 
 # -------------------------------------------------------------------------------------------- audit
 
 
+@pytest.mark.parametrize(
+    ("longer", "named"), [(NONE, "none"), ({}, "batch-before_activation")], ids=["baseline", "arm"]
+)
+def test_a_dropped_seed_is_said_of_the_arm_that_has_it(
+    tmp_path: Path, longer: dict[str, Any], named: str
+) -> None:
+    make_arm(tmp_path, OFF[1:], NONE, first=1)
+    make_arm(tmp_path, ON[1:], {}, first=1)
+    make_run(tmp_path, seed=0, sets=longer)
+    effect = only_effect(compared(tmp_path, baseline="none"))
+    assert effect.audit[1:] == (f"seed 0 of {named} has no partner and is dropped",)
+
+
 def test_seeds_without_a_partner_are_dropped_by_name(tmp_path: Path) -> None:
     make_arm(tmp_path, OFF, NONE)
     make_arm(tmp_path, [*ON[2:], 0.9, 0.9], {}, first=2)
     effect = only_effect(compared(tmp_path))
     assert effect.seeds == (2, 3, 4, 5, 6, 7)
-    assert "seeds 0-1, 8-9 have no partner and are dropped" in effect.audit
+    assert effect.audit[1:] == (
+        "seeds 8-9 of batch-before_activation have no partner and are dropped",
+        "seeds 0-1 of none have no partner and are dropped",
+    )
     assert effect.estimate == pytest.approx(np.mean(ON[2:]) - np.mean(OFF[2:]))
 
 
@@ -447,7 +473,7 @@ def test_time_to_target_is_the_median_first_epoch_and_its_seconds(tmp_path: Path
         {"epoch": e, "seconds": 2.0, "test/accuracy": a, "images_per_second": 10.0}
         for e, a in enumerate((0.2, 0.6, 0.5, 0.7), start=1)
     ]
-    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    record_anew(run, records)
     comparison = compared(tmp_path, target=0.55)
     [arrival] = comparison.arrivals
     assert (arrival.epochs.value, arrival.epochs.reached) == (2.0, True)
@@ -459,7 +485,7 @@ def test_time_to_target_is_the_median_first_epoch_and_its_seconds(tmp_path: Path
 def test_a_curve_is_the_mean_over_seeds_with_its_t_interval(tmp_path: Path) -> None:
     for seed, value in enumerate((0.49, 0.51)):
         run = make_run(tmp_path, seed=seed)
-        run.metrics.write_text(json.dumps({"epoch": 1, "seconds": 1, "test/accuracy": value}))
+        record_anew(run, [{"epoch": 1, "seconds": 1, "test/accuracy": value}])
     [curve] = compared(tmp_path).curves
     expected = scipy_stats.ttest_1samp([0.49, 0.51], 0).confidence_interval()
     assert (curve.mean[0], int(curve.n[0])) == (0.5, 2)
@@ -566,9 +592,11 @@ def test_gaps_and_a_cut_off_line_are_remarked_and_the_run_is_kept(tmp_path: Path
     assert comparison.views[0].results[0].n == 1
 
 
-def test_a_run_without_curves_still_counts(tmp_path: Path) -> None:
+def test_a_run_without_curves_counts_only_where_that_is_allowed(tmp_path: Path) -> None:
     make_run(tmp_path).metrics.unlink()
-    comparison = compared(tmp_path)
+    with pytest.raises(RefusedError, match=r"A15 .*epochs 0 in metrics\.jsonl"):
+        compared(tmp_path)
+    comparison = compared(tmp_path, allow_mixed=True)
     assert "metrics.jsonl: missing" in remarks_on(comparison, "/s0")
     assert comparison.views[0].results[0].n == 1
     assert comparison.curves == ()

@@ -647,6 +647,14 @@ def load_cifar10(root: Path) -> ImageData:
     return DATASETS["cifar10"](DatasetConfig(root=str(root)), silent)
 
 
+def test_class_folders_that_are_taken_for_cifar10_are_recognized(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"holds train/ and test/.*use dataset\.name=folder"):
+        load_cifar10(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "test"}
+
+
 @contextlib.contextmanager
 def serving(
     body: bytes, monkeypatch: pytest.MonkeyPatch, *, promised: int | None = None, status: int = 200

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import first_look
 import pytest
 import typer
 from conftest import TINY
@@ -15,7 +17,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from bnlab import cli
-from bnlab.analysis import Run
+from bnlab.analysis import Run, load_runs
 from bnlab.claims import CLAIMS, find_findings
 from bnlab.claims._studies import load_claim_plan
 from bnlab.config import build_config, flatten, load_config, parse_yaml
@@ -200,7 +202,7 @@ BNLAB = ".venv/bin/bnlab "
 
 SHORT = " ".join(f"--set '{setting}'" for setting in TINY[1:])
 MORE = {
-    "train --config configs/quickstart.yaml": SHORT,
+    "train --config configs/quickstart.yaml --seed 3": SHORT,
     "train --config configs/quickstart.yaml --set model.norm=none --seed 3": SHORT,
     "claims run placement --preset quick": "--dry-run",
 }
@@ -232,6 +234,19 @@ def test_every_command_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.M
         # A tiny network may well diverge, which is an outcome.
         assert done.exit_code in ((0, 3) if words.startswith("train") else (0,)), (command, done)
         assert done.stdout
+
+
+def test_quickstart_tells_of_the_three_runs_that_it_trains_and_of_no_others(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path, seed=seed)
+    made, _ = load_runs([tmp_path])
+    planned = sorted(first_look.planned("synthetic"))
+    own = [
+        replace(run, hash=one, seed=seed) for run, (one, seed) in zip(made, planned, strict=True)
+    ]
+    others = [*made, *(replace(run, seed=3) for run in own)]
+    assert first_look.those_of([*others, *own], "synthetic") == own
+    assert first_look.those_of(own, "cifar10") == []
 
 
 @pytest.mark.parametrize("path", TEXT, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -331,11 +331,38 @@ def _twice(subject: Subject) -> Said:
 def same_result(one: Run, other: Run) -> bool:
     """Whether two records of a run end at the same losses and accuracies."""
     tags = [tag for tag in one.final.keys() & other.final.keys() if _is_result(tag)]
-    return all(
-        one.final[tag] == other.final[tag]
-        or (math.isnan(one.final[tag]) and math.isnan(other.final[tag]))
-        for tag in tags
-    )
+    return all(_same(one.final[tag], other.final[tag]) for tag in tags)
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _contradictory(subject: Subject) -> Said:
+    said = []
+    for run in subject.runs:
+        differing = [
+            f"{key} {_shown(recorded)} in metrics.jsonl, {_shown(summed)} in summary.json"
+            for key, summed in run.summary.items()
+            if (recorded := _recorded(run, key)) is not None and not _same(recorded, summed)
+        ]
+        if differing:
+            said.append(f"{run.path}: {'; '.join(differing)}")
+    return said
+
+
+def _recorded(run: Run, key: str) -> float | None:
+    """What the last line of metrics.jsonl says of a key of the summary; None of what is not its."""
+    epochs = run.curves["epoch"]
+    if key == "epochs":
+        return float(epochs[-1]) if len(epochs) else 0.0
+    if not _is_result(key):
+        return None
+    return float(run.curves[key][-1]) if key in run.curves else math.nan
+
+
+def _shown(value: float) -> str:
+    return "no number" if math.isnan(value) else str(value).removesuffix(".0")
 
 
 def _is_result(tag: str) -> bool:
@@ -448,5 +475,13 @@ CHECKS: tuple[Check, ...] = (
         "Images that bnlab has not verified as CIFAR-10 may differ from it (re-encoded, say).",
         _NEVER,
         _notes,
+    ),
+    Check(
+        "A15",
+        "files of a run contradict each other",
+        "The summary repeats the last line of metrics.jsonl, the canonical record; where it says "
+        "something else, one of them was changed or cut short, and the result is not known.",
+        _ALWAYS,
+        _contradictory,
     ),
 )

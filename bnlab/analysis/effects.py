@@ -51,10 +51,11 @@ def make_effect(
     paired = not mismatch and (len(common) >= 2 or (common and min(len(treated), len(control)) < 2))
     if paired:
         audit.insert(0, "paired: data order and initial weights agree seed by seed")
-        dropped = sorted(treated.keys() ^ control.keys())
-        if dropped:
-            verb = "have no partner and are" if len(dropped) > 1 else "has no partner and is"
-            audit.append(f"{_seeds(dropped)} {verb} dropped")
+        for name, seeds_of in ((arm.name, treated), (base.name, control)):
+            dropped = sorted(seeds_of.keys() - set(common))
+            if dropped:
+                verb = "have no partner and are" if len(dropped) > 1 else "has no partner and is"
+                audit.append(f"{_seeds(dropped)} of {name} {verb} dropped")
         seeds = base_seeds = tuple(common)
     else:
         seeds, base_seeds = tuple(sorted(treated)), tuple(sorted(control))

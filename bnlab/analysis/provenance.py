@@ -57,18 +57,23 @@ def _abbreviated(value: str) -> str:
 MIXES = ("A01", "A02", "A03", "A04", "A12")
 """Checks that find runs which do not belong together."""
 
+CONTRADICTS = "A15"
+"""The check that finds runs whose own files do not belong together."""
+
 
 def refuse_mixed(runs: Sequence[Run], audited: Sequence[Audited]) -> None:
-    """Stop at runs that do not belong together.
+    """Stop at runs that do not belong together, or whose own files do not.
 
     Raises:
         RefusedError: If a check bars them; the message names what each found.
     """
-    found = [one for one in barring(audited) if one.check.code in MIXES]
+    found = [one for one in barring(audited) if one.check.code in (*MIXES, CONTRADICTS)]
     if found:
+        mixed = any(one.check.code in MIXES for one in found)
+        fault = "do not belong together" if mixed else "hold files that contradict each other"
         lines = "".join(f"\n  {one.check.code} {line}" for one in found for line in one.said)
         raise RefusedError(
-            f"the {len(runs)} runs do not belong together:{lines}\n"
+            f"the {len(runs)} runs {fault}:{lines}\n"
             "compare fewer of them (bnlab compare runs/STUDY), or use --allow-mixed to compare "
             "them all the same"
         )
@@ -84,6 +89,8 @@ def caveats(runs: Sequence[Run], audited: Sequence[Audited]) -> tuple[str, ...]:
         caveats += [f"Data: {note}" for note in by_code["A14"].said]
     mixes = [one for one in barring(audited) if one.check.code in MIXES]
     caveats += [f"Mixed runs were allowed: {line}." for one in mixes for line in one.said]
+    if any(one is by_code[CONTRADICTS] for one in barring(audited)):
+        caveats += [f"Files contradict each other: {line}." for line in by_code[CONTRADICTS].said]
     if by_code["A13"].said:
         known = {run.facts.git.sha for run in runs}
         if len(known) > 1:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,6 +36,7 @@ class Run:
         curves: Values by tag, one per record (NaN where not measured), among them `epoch`.
         final: Values by tag at the end of the run.
         facts: run.json.
+        summary: What summary.json itself says: values by tag, and `epochs` where it has them.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class Run:
     curves: Mapping[str, Array]
     final: Mapping[str, float]
     facts: RunFacts
+    summary: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:
@@ -109,9 +111,10 @@ def read_run(files: RunFiles) -> tuple[Run | None, list[str]]:
         return None, [*remarks, f"{state}{error}; left out"]
     curves, gaps = _curves(record.metrics)
     final = {tag: values[-1] for tag, values in curves.items() if len(values)}
-    final |= {
+    scores = {
         tag: math.nan if value is None else value for tag, value in record.summary.scores.items()
     }
+    told = "epochs" in record.summary.model_fields_set
     parts = ["", "", *record.files.path.split("/")]
     flat = {**LATER_KEYS, **flatten(record.config.resolved())}
     run = Run(
@@ -124,8 +127,9 @@ def read_run(files: RunFiles) -> tuple[Run | None, list[str]]:
         config={key: value for key, value in flat.items() if key not in NOT_IN_ARMS},
         status=record.status,
         curves=curves,
-        final=final,
+        final={**final, **scores},
         facts=record.facts,
+        summary={**scores, **({"epochs": record.summary.epochs} if told else {})},
     )
     # A run that diverged is counted as that; what it recorded on the way there is no fault.
     return run, [*remarks, *([] if run.diverged else gaps)]

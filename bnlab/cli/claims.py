@@ -246,9 +246,18 @@ def _show(
     shown = [one for one in found if names is None or one.claim.name in names]
     for met in remarks:
         remark(f"{met.where}: {met.what}")
-    begun = [one for one in shown if one.gathered.finished]
-    judged = any(one.verdict.label != "NOT TESTED" for one in shown)
-    reference = [] if judged or names or not network.own else shipped_verdicts()
+    untested = {one.claim.name for one in shown if one.verdict.label == "NOT TESTED"}
+    shipped = shipped_verdicts() if network.own else []
+    reference = [one for one in shipped if one["claim"] in untested]
+    if all(one["verdict"] == "NOT TESTED" for one in reference):
+        reference = []
+    # Of what was not asked for by name, smoke runs are of no interest: they give no verdict.
+    begun = [
+        one
+        for one in shown
+        if one.gathered.finished
+        and (names or one.gathered.preset != "smoke" or one.contrast is not None)
+    ]
     if out is not None:
         own = begun or not reference
         remark(f"report: {write_claims(shown, out) if own else write_reference(reference, out)}")

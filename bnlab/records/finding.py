@@ -162,6 +162,8 @@ class StoredStudies:
             name: `claims/accuracy-quick.yaml`, `STUDY/study.yaml`: below the folder, or in an
                 archive.
 
+        An archive among the runs that cannot be read holds none; who reads the runs says so.
+
         Raises:
             BnlabError: If it cannot be read.
         """
@@ -171,13 +173,21 @@ class StoredStudies:
                 return path.read_text(encoding="utf-8"), str(path)
             for archive in self._archives:
                 if archive not in self._contents:
-                    self._contents[archive] = read_archive(archive)
+                    self._contents[archive] = self._contents_of(archive)
                 content = self._contents[archive].get(name)
                 if content is not None:
                     return content.decode("utf-8"), str(archive / name)
         except (OSError, UnicodeDecodeError) as error:
             raise BnlabError(f"{path}: unreadable: {error}") from None
         return None
+
+    def _contents_of(self, archive: Path) -> Mapping[str, bytes]:
+        try:
+            return read_archive(archive)
+        except BnlabError:
+            if archive == self._runs_dir:
+                raise
+            return {}
 
     @cached_property
     def _archives(self) -> list[Path]:

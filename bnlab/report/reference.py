@@ -53,7 +53,7 @@ def reference_sections(verdicts: list[Told]) -> list[Section]:
     )
     others = [one["claim"] for one in verdicts if one not in measured]
     notes = (
-        "no verdict on runs of yours is at hand: these are bnlab's own, recorded for the release",
+        "of these, no verdict on runs of yours is at hand: they are bnlab's own, of the release",
         f"not measured yet, to be tested likewise: {', '.join(others)}" if others else "",
     )
     first = Section(
@@ -88,9 +88,9 @@ def _told(one: Told) -> Bullets:
         (
             f"“{one['statement']}”",
             *((f"Document {quote['document']}: {quote['sentence']}",) if quote else ()),
-            f"{ANSWERS.get(one['verdict'], one['verdict'])}{_only(one)}: {_measured(one)}",
+            f"{ANSWERS.get(one['verdict'], one['verdict'])}{_only(one)}: {one['why']}",
             f"scope: {one['scope']}",
-            f"to test it here: bnlab claims run {one['claim']} --preset quick",
+            f"to test it here: bnlab claims run {one['claim']} --preset {one['preset']}",
         )
     )
 
@@ -105,14 +105,6 @@ def _only(one: Told) -> str:
 def _places(one: Told) -> list[Told]:
     """What was measured, in each place where it was."""
     return [*(one.get("places") or [{"place": "", **one}])]
-
-
-def _measured(one: Told) -> str:
-    parts = []
-    for place in _places(one):
-        effect, limits = _shown(one, place)
-        parts.append(f"{place['place']} {effect}, {LIMITS} {limits}".strip())
-    return "; ".join(parts)
 
 
 def _shown(one: Told, place: Told) -> tuple[str, str]:

@@ -94,8 +94,9 @@ def _hanging(text: str, console: Console, style: str = "") -> None:
 FIRST = 8
 """Least width of the column that says what a row is of; numbers must not squeeze it out."""
 
-WORDS = 14
-"""Letters that a column of words is left with, at least, where the names are not broken."""
+WORDS = 12
+"""Letters that a column of words is left with, at least, where the names are not broken: those of
+the longest verdict."""
 
 FEW = 9
 """Columns of a table that is too wide for names that are not broken."""

@@ -251,7 +251,13 @@ def raise_failures(finished: Finished, command: Sequence[str]) -> None:
         StudyFailedError: If any failed.
     """
     if finished.failures:
-        said = "\n".join(f"  {label}: {reason}" for label, reason in finished.failures.items())
+        alike: dict[str, list[str]] = {}
+        for label, reason in finished.failures.items():
+            alike.setdefault(reason, []).append(label)
+        said = "\n".join(
+            f"  {label}{f' and {len(others)} more' if others else ''}: {reason}"
+            for reason, (label, *others) in alike.items()
+        )
         raise StudyFailedError(
             f"{len(finished.failures)} of {finished.survey.total} runs failed; all others are "
             f"finished or wait for them:\n{said}\ntheir logs are in "

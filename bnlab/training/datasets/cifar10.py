@@ -151,6 +151,11 @@ def fetch_cifar10(root: Path, progress: Progress = silent) -> None:
         return
     if status.state == "damaged":
         raise DataError(status.message)
+    if all((root / part).is_dir() for part in ("train", "test")):
+        raise DataError(
+            f"{root}: holds train/ and test/, but no CIFAR-10; for class folders of images use "
+            "dataset.name=folder"
+        )
     # Asked before anything is made, so that a machine without network is left as it was.
     with _open(root) if status.state == "missing" else nullcontext() as response:
         try:
@@ -248,5 +253,6 @@ def _no_download(root: Path, fault: str) -> str:
     cifar10 = _cifar10()
     return (
         f"{root}: no CIFAR-10 here, and downloading it from {cifar10.url} {fault}; use "
-        f"dataset.name=synthetic, or put {cifar10.filename} (md5 {cifar10.tgz_md5}) into {root}"
+        f"dataset.name=synthetic, or dataset.name=folder for class folders, or put "
+        f"{cifar10.filename} (md5 {cifar10.tgz_md5}) into {root}"
     )
