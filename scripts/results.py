@@ -100,7 +100,7 @@ def claims_table(findings: Sequence[Finding]) -> str:
         missing = f" ({verdict.why})" if verdict.label == "NOT TESTED" else ""
         said = f"`{finding.claim.name}`: {finding.claim.statement}"
         for number, (claim, contrast) in enumerate(finding.places):
-            plain, judged = contrast.interval, contrast.limits if claim.place else verdict.interval
+            plain, judged = contrast.interval, finding.limits(contrast)
             known = math.isfinite(plain.estimate)  # else no pair of which both trained
             rows.append(
                 [
@@ -123,14 +123,7 @@ def claim_details(finding: Finding) -> str:
     parts = [f"### {finding.claim.name}\n", f"{finding.verdict.label}: {finding.verdict.why}\n"]
     parts.append(f"{finding.gathered.scope}.\n")
     for claim, contrast in finding.places:
-        rows = [
-            [
-                one.name,
-                show_effect(one.interval.estimate, one.unit),
-                show_limits(one.interval, one.unit),
-            ]
-            for one in contrast.details
-        ]
+        rows = [one.shown for one in contrast.details]
         beside = f"beside it {claim.place}".rstrip()
         if rows:
             parts.append(table([f"{beside}, exploratory", "estimate", "95 % limits"], rows))

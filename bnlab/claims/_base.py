@@ -80,6 +80,7 @@ class Verdict:
         why: In words; of a claim that is NOT TESTED, what is missing.
         power: Chance of finding an effect of twice the smallest of interest, by this spread and n
             at the claim's level; None where too few seeds tell a spread.
+        parts: What each place says alone, of a claim that is judged in two.
     """
 
     label: Label
@@ -88,6 +89,7 @@ class Verdict:
     required_n: int | None = None
     why: str = ""
     power: float | None = None
+    parts: tuple["Verdict", ...] = ()
 
     @property
     def words(self) -> str:

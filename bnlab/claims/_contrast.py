@@ -158,6 +158,16 @@ class Detail:
     interval: Interval
     unit: Unit = "pp"
 
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """Name, estimate and limits, as tables have them."""
+        interval = self.interval
+        return (
+            self.name,
+            show_effect(interval.estimate, self.unit),
+            show_limits(interval, self.unit),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -167,11 +177,13 @@ class Line:
         name: What it is of.
         x: (points,).
         values: In storage units: (seeds, points).
+        arm: Whose look it has; by default that of its name, and of no arm one of its own.
     """
 
     name: str
     x: Array
     values: Array
+    arm: str = ""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,10 @@ class Finding:
             claim, contrast = claim.again, contrast.again
         return found
 
+    def limits(self, contrast: Contrast) -> Interval | None:
+        """At the claims' level, of one of its places; None where there is no verdict."""
+        return None if self.verdict.interval is None else contrast.limits
+
     @property
     def smallest_effect(self) -> float:
         """Smallest effect of interest under the preset, in storage units."""

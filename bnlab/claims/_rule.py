@@ -133,7 +133,7 @@ def _join(claim: Claim, here: Verdict, again: Claim, there: Verdict) -> Verdict:
     if len(powers) == 2:  # Boole where both are measured on the same runs
         alike = set(claim.arms) & set(again.arms)
         both = max(0.0, sum(powers) - 1) if alike else math.prod(powers)
-    joined = replace(here, why=why, power=both)
+    joined = replace(here, why=why, power=both, parts=(here, there))
     for one in (here, there):
         if one.label == "NOT TESTED":
             return replace(one, why=why if here.label == there.label else one.why)

@@ -106,7 +106,8 @@ def _line(evidence: Evidence, norm: str, kind: str) -> Line:
     arms = evidence.arms("depth", norm=norm, kind=kind)
     scores = np.column_stack([evidence.reading(arm, TRAINED) for arm in arms.values()])
     name = norm if kind == "plain" else f"{norm}, {kind}"
-    return Line(name, np.array([float(depth) for depth in arms]), scores)
+    first = next(iter(arms.values()))
+    return Line(name, np.array([float(depth) for depth in arms]), scores, first)
 
 
 def imagine(run: Imagined) -> Mapping[str, float | Array]:

@@ -62,10 +62,12 @@ def measure(evidence: Evidence) -> Contrast:
             "images behind the statistics",
             "test accuracy, %",
             tuple(
-                Line(name, np.array([GHOSTS[a] for a in ghosts], float), np.column_stack(scores))
-                for name, scores in (
-                    ("batch statistics", [tested[arm] for arm in ghosts]),
-                    ("group norm", [best["group"]] * len(ghosts)),
+                Line(
+                    name, np.array([GHOSTS[a] for a in ghosts], float), np.column_stack(scores), of
+                )
+                for name, scores, of in (
+                    ("batch statistics", [tested[arm] for arm in ghosts], "batch"),
+                    ("group norm", [best["group"]] * len(ghosts), "group"),
                 )
             ),
         ),

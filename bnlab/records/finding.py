@@ -158,11 +158,11 @@ class StoredStudies:
     def read(self, name: str) -> tuple[str, str] | None:
         """The text of one, and where it stands; None if it never was run.
 
+        An archive among the runs that cannot be read holds none; who reads the runs says so.
+
         Args:
             name: `claims/accuracy-quick.yaml`, `STUDY/study.yaml`: below the folder, or in an
                 archive.
-
-        An archive among the runs that cannot be read holds none; who reads the runs says so.
 
         Raises:
             BnlabError: If it cannot be read.

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from bnlab.claims import (
     Label,
     as_data,
     quoted,
-    show_effect,
     show_limits,
     show_smallest,
 )
@@ -171,14 +169,12 @@ def _overview(findings: Sequence[Finding]) -> Table:
         preset = finding.gathered.preset if finding.gathered.finished else MISSING
         for number, (claim, contrast) in enumerate(finding.places):
             first = number == 0
-            # Of a single place what the verdict has, which a rule of its own may narrow.
-            judged = contrast.limits if claim.place else finding.verdict.interval
             rows.append(
                 (
                     claim.name if first else "the same",
                     finding.verdict.words if first else claim.place,
                     claim.show(contrast.interval.estimate),
-                    _limits(finding, judged),
+                    _limits(finding, finding.limits(contrast)),
                     _limits(finding, contrast.interval),
                     str(contrast.n),
                     preset,
@@ -262,23 +258,19 @@ def _page(finding: Finding) -> tuple[Block, ...]:
 def _effects(finding: Finding) -> Iterator[Table]:
     """What was measured, a table for each place of a claim that is measured in two."""
     columns = (Column("contrast", numeric=False), Column("effect"), Column(PLAIN))
-    judged = finding.verdict.interval
     for claim, contrast in finding.places:
-        limits = contrast.limits if claim.place else judged
+        limits = finding.limits(contrast)
         rows = [
             (
                 "headline",
                 claim.show(contrast.interval.estimate),
                 show_limits(contrast.interval, claim.unit),
             ),
-            *(
-                (d.name, show_effect(d.interval.estimate, d.unit), show_limits(d.interval, d.unit))
-                for d in contrast.details
-            ),
+            *(one.shown for one in contrast.details),
         ]
         notes = (
             "plain 95 % limits of single contrasts; all but the headline are exploratory",
-            *([f"{LIMITS} of the headline: {_limits(finding, limits)}"] if judged else []),
+            *([f"{LIMITS} of the headline: {_limits(finding, limits)}"] if limits else []),
             *([str(contrast.failures)] if contrast.failures else []),
             *([told_power(finding)] if claim is finding.claim else []),
             f"p of the headline by the exact {contrast.test}: {p_value(contrast.p)}",
@@ -304,7 +296,7 @@ def _plots(finding: Finding) -> list[Plot]:
         assert contrast.chart is not None
         return draw_chart(contrast.chart, [*evidence.best])
 
-    effects = [_effect_plot(number, one) for number, one in enumerate(_by_place(finding))]
+    effects = [_effect_plot(finding, place) for place in range(len(finding.places))]
     plots = [*effects, *_strip(finding)]
     if contrast.chart is not None:
         plots.append(Plot(f"{claim.name}-chart", contrast.chart.caption, chart))
@@ -320,29 +312,16 @@ def _plots(finding: Finding) -> list[Plot]:
     return plots
 
 
-def _by_place(finding: Finding) -> Iterator[Finding]:
-    """A finding of each place of a claim, its limits at the level of the whole."""
-    for claim, contrast in finding.places:
-        interval = finding.verdict.interval
-        if interval is not None and claim.place:
-            interval = contrast.limits
-        verdict = replace(finding.verdict, interval=interval)
-        yield replace(finding, claim=claim, contrast=contrast, verdict=verdict)
-
-
-def _effect_plot(number: int, finding: Finding) -> Plot:
-    claim, contrast = finding.claim, finding.contrast
-    assert contrast is not None
+def _effect_plot(finding: Finding, place: int) -> Plot:
+    claim, contrast = finding.places[place]
 
     def effect() -> "Figure":
         from bnlab.report.plots.claims import draw_effect
 
-        return draw_effect(finding)
+        return draw_effect(finding, place)
 
-    least, level = (
-        claim.show(finding.smallest_effect),
-        LIMITS if finding.verdict.interval else PLAIN,
-    )
+    least = claim.show(finding.smallest_effect)
+    level = LIMITS if finding.limits(contrast) else PLAIN
     known = bool((contrast.bounds[0] == contrast.bounds[1]).all())
     seeds = "dots" if known else "dots; triangles point onward from bounds"
     middle = "mean" if contrast.test == "sign-flip test" else "median"
@@ -353,7 +332,7 @@ def _effect_plot(number: int, finding: Finding) -> Plot:
         f"Effect on every seed{where} ({seeds}), {middle} and {level}; dashed, the {most}, "
         f"{least}{either_way}."
     )
-    return Plot(f"{claim.name}-effect" + (f"-{number + 1}" if number else ""), caption, effect)
+    return Plot(f"{claim.name}-effect" + (f"-{place + 1}" if place else ""), caption, effect)
 
 
 def _strip(finding: Finding) -> list[Plot]:

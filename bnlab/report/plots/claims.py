@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import compress
 from typing import Any
 
@@ -18,8 +17,6 @@ from bnlab.claims import (
     Evidence,
     Finding,
     Label,
-    Verdict,
-    judge,
     show_limits,
 )
 from bnlab.report.plots.canvas import (
@@ -118,9 +115,9 @@ def rows_of(finding: Finding) -> list[_Row]:
     """
     name, sides = finding.claim.name, finding.places
     rows: list[_Row] = []
-    for place, (one, measured) in enumerate(sides):
-        alone = _alone(finding, one, measured)
-        limits = alone.interval or measured.interval
+    parts = finding.verdict.parts or [finding.verdict] * len(sides)
+    for place, ((one, measured), alone) in enumerate(zip(sides, parts, strict=True)):
+        limits = finding.limits(measured) or measured.interval
         smallest = one.smallest(finding.gathered.preset)
         effect = f"{one.show(limits.estimate)}{_asked(one, smallest)}"
         where = f" ({one.place})" if len(sides) > 1 else ""
@@ -139,14 +136,6 @@ def rows_of(finding: Finding) -> list[_Row]:
         ratios = limits.low / smallest, limits.estimate / smallest, limits.high / smallest
         rows.append((alone.label, words, tip, ratios))
     return rows
-
-
-def _alone(finding: Finding, claim: Claim, contrast: Contrast) -> Verdict:
-    """What one place says by itself; nothing where the claim is not tested."""
-    if finding.verdict.label == "NOT TESTED" or len(finding.places) == 1:
-        return finding.verdict
-    preset = finding.gathered.preset
-    return judge(replace(claim, again=None), replace(contrast, again=None), preset)
 
 
 def _asked(claim: Claim, smallest: float) -> str:
@@ -184,10 +173,8 @@ def draw_final_runs(finding: Finding) -> Figure:
     return draw_strips(strips, "test accuracy, %")
 
 
-def _seeds(finding: Finding) -> list[str]:
+def _seeds(finding: Finding, contrast: Contrast) -> list[str]:
     """The seeds behind the effect, in its order; unnamed where it is of something else."""
-    contrast = finding.contrast
-    assert contrast is not None
     seeds = [f"seed {seed}" for seed in next(iter(finding.gathered.final.values()), {})]
     failures, count = contrast.failures, len(contrast.differences)
     if failures is not None and failures.set_apart:
@@ -196,22 +183,21 @@ def _seeds(finding: Finding) -> list[str]:
     return seeds if len(seeds) == count else ["one of them"] * count
 
 
-def draw_effect(finding: Finding) -> Figure:
+def draw_effect(finding: Finding, place: int = 0) -> Figure:
     """A claim's effect on every seed, its mean and limits, against 0 and the smallest of interest.
 
     A seed that gives no more than a bound is a triangle that points to where its effect may lie.
     Limits are at the claim's level where there is a verdict.
     """
-    claim, contrast, smallest = finding.claim, finding.contrast, finding.smallest_effect
-    assert contrast is not None
-    limits = finding.verdict.interval or contrast.interval
+    (claim, contrast), smallest = finding.places[place], finding.smallest_effect
+    limits = finding.limits(contrast) or contrast.interval
     scale, color = claim.scale, COLORS[1]
     figure, axes = make_axes(0.9, left=0.06)
     least, greatest = (bound * scale for bound in contrast.bounds)
     values = np.where(np.isfinite(least), least, greatest)
     told = [
         Mark(f"{seed}: {claim.show(value / scale)}")
-        for seed, value in zip(_seeds(finding), values, strict=True)
+        for seed, value in zip(_seeds(finding, contrast), values, strict=True)
     ]
     rows = 0.15 + 0.12 * ((np.arange(len(values)) * 2) % 5 - 2) / 2
     axes.axvline(0, color=INK, linewidth=0.9)
@@ -258,9 +244,9 @@ def draw_chart(chart: Chart, arms: Sequence[str] = ()) -> Figure:
     """
     figure, axes = make_axes(1.9, legend=[line.name for line in chart.lines])
     places = sorted({float(x) for line in chart.lines for x in line.x})
-    looks = _looks_of_lines([line.name for line in chart.lines], arms)
+    looks = looks_of(arms or [line.name for line in chart.lines])
     for line in chart.lines:
-        look = looks[line.name]
+        look = looks.setdefault(line.arm or line.name, look_at(len(looks)))
         means = chart.y_scale * line.values.mean(axis=0)
         drawn = axes.plot(line.x, means, label=line.name, markersize=4.5, **look)
         if len(line.values) > 1:
@@ -276,25 +262,6 @@ def draw_chart(chart: Chart, arms: Sequence[str] = ()) -> Figure:
     axes.set_ylabel(chart.y_label)
     add_legend(figure, axes)
     return figure
-
-
-def _looks_of_lines(lines: Sequence[str], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A line looks as the arm of its name, or as the first of the arms that it goes through.
-
-    These begin as it does (`none` goes through `none_4` and `none_16`, and `none, residual` through
-    `none_4_residual`); a line of no arm has a look of its own.
-    """
-    looks = looks_of(arms or lines)
-    found: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        words = line.replace(",", " ").split() or [line]
-        through = [arm for arm in looks if arm.split("_")[0] == words[0]]
-        through.sort(key=lambda arm: not {*words} <= {*arm.split("_")})
-        look = looks[line] if line in looks else looks[through[0]] if through else None
-        if look is None or look in found.values():
-            look = looks[line] = look_at(len(looks))
-        found[line] = look
-    return found
 
 
 def draw_sweep(evidence: Evidence) -> Figure:
